@@ -1,6 +1,9 @@
 """MultiLoRA as a first-class method of the PEFT library. Importing this package registers it with PEFT."""
 
+from importlib.metadata import version
+
 from multilora.errors import InputError
-from multilora_cli import __version__
+
+__version__ = version("multilora")
 
 __all__ = ["InputError", "__version__"]

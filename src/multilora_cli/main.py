@@ -7,12 +7,10 @@ fault of the program and keeps its traceback.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
-
-from multilora_cli import __version__
 
 app = typer.Typer(
     name="multilora",
@@ -25,7 +23,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"multilora {__version__}")
+        typer.echo(f"multilora {installed_version('multilora')}")
         raise typer.Exit
 
 
