@@ -2,8 +2,13 @@
 
 from importlib.metadata import version
 
+from multilora.config import MultiLoraConfig
 from multilora.errors import InputError
+from multilora.registration import register
+from multilora.tuner import MultiLoraModel
 
 __version__ = version("multilora")
 
-__all__ = ["InputError", "__version__"]
+register(MultiLoraConfig, MultiLoraModel)
+
+__all__ = ["InputError", "MultiLoraConfig", "MultiLoraModel", "__version__"]

@@ -1,0 +1,1 @@
+"""The tasks: one file per kind of data set."""

@@ -1,0 +1,226 @@
+"""The equation of MultiLoRA, and the only place where it is computed. Start here.
+
+For a frozen linear layer W (d_out × d_in) and n parallel LoRA modules of rank r on the same input
+(Wang et al. 2023, arXiv 2311.11501):
+
+    y = x Wᵀ + b + alpha/r · Σ_{i=1..n} s_i ⊙ (x A_iᵀ B_iᵀ)       A_i: (r, d_in)    B_i: (d_out, r)
+
+With `A = [A_1; …; A_n]` (n·r, d_in) and `B' = alpha/r · [s_1 ⊙ B_1 … s_n ⊙ B_n]` (d_out, n·r) the sum is one pair:
+
+    h = x Aᵀ        y = x Wᵀ + b + h B'ᵀ        ΔW = B' A
+
+so n never appears as a loop over matrix products, and for backward x and h are enough. With g = ∂L/∂y:
+
+    ∂x = g W + (g B') A      ∂A = (g B')ᵀ x      ∂B' = gᵀ h      ∂b = Σ g
+    ∂B_i = alpha/r · s_i ⊙ ∂B'_i                 ∂s_i = alpha/r · Σ_r B_i ⊙ ∂B'_i
+
+Everything else that needs the pair (merge, export, spectra) calls `scaled_lora_B` and `delta_weight` below.
+Letters in shapes: L tokens, n modules, r rank of one module, d_in and d_out the layer's features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def scaled_lora_B(lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float) -> Tensor:
+    """B', the second half of the one pair: every module's B times its scale and the constant `lora_alpha / r`.
+
+    Args:
+        lora_B: (d_out, n·r), the n matrices B_i side by side.
+        scaling: (n,) one scalar per module, (n, d_out) one vector per module, or None for no learned scale.
+        alpha_over_r: the constant `lora_alpha / r`.
+
+    Returns:
+        (d_out, n·r) in the dtype that `lora_B` and `scaling` promote to.
+    """
+    if scaling is None:
+        return lora_B if alpha_over_r == 1.0 else lora_B * alpha_over_r
+    n, d_out = scaling.shape[0], lora_B.shape[0]
+    factor = scaling if alpha_over_r == 1.0 else scaling * alpha_over_r
+    factor = factor.view(1, n, 1) if scaling.dim() == 1 else factor.t().unsqueeze(-1)  # (1 or d_out, n, 1)
+    return (lora_B.view(d_out, n, -1) * factor).view(d_out, -1)
+
+
+def delta_weight(lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float) -> Tensor:
+    """ΔW = B' A, (d_out, d_in), what an adapter adds to W. Computed in fp32 for half-precision parameters.
+
+    Arguments as for `multilora_linear`; the result has the parameters' promoted dtype, at least fp32.
+    """
+    _check_parameters(lora_A, lora_B, scaling)
+    dtype = torch.promote_types(torch.promote_types(lora_A.dtype, lora_B.dtype), torch.float32)
+    scaling = None if scaling is None else scaling.to(dtype)
+    return scaled_lora_B(lora_B.to(dtype), scaling, alpha_over_r) @ lora_A.to(dtype)
+
+
+def multilora_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    scaling: Tensor | None,
+    alpha_over_r: float,
+) -> Tensor:
+    """The adapted linear layer: x Wᵀ + b + (x Aᵀ) B'ᵀ, with a hand-written backward.
+
+    Computes in the dtype of x (under autocast: in the autocast dtype) while parameters keep theirs; gradients come in
+    the parameters' dtypes. Between forward and backward it keeps x, `x Aᵀ` (L, n·r) and parameters, and of these
+    only what the gradients asked for need. Not twice differentiable (torch raises an error).
+
+    Args:
+        x: (…, d_in), floating point, any strides, any number of tokens (zero too).
+        weight: (d_out, d_in), the base weight W. Frozen in every use here; gets its gradient if it requires one.
+        bias: (d_out,) or None.
+        lora_A: (n·r, d_in), the n matrices A_i stacked.
+        lora_B: (d_out, n·r), the n matrices B_i side by side.
+        scaling: (n,), (n, d_out) or None: the learned scale of each module.
+        alpha_over_r: the constant `lora_alpha / r`.
+
+    Returns:
+        (…, d_out) in the dtype of the computation.
+
+    Raises:
+        ValueError: shapes that do not fit; the message prints them all.
+    """
+    _check_parameters(lora_A, lora_B, scaling)
+    d_out, d_in = lora_B.shape[0], lora_A.shape[1]
+    if weight.shape != (d_out, d_in) or (bias is not None and bias.shape != (d_out,)):
+        raise ValueError(
+            f"weight must be (d_out, d_in) = {(d_out, d_in)} and bias (d_out,) to fit lora_A {tuple(lora_A.shape)} and "
+            f"lora_B {tuple(lora_B.shape)}; got weight {tuple(weight.shape)}, bias "
+            f"{None if bias is None else tuple(bias.shape)}"
+        )
+    return _apply(x, weight, bias, lora_A, lora_B, scaling, alpha_over_r)
+
+
+def multilora_low_rank(
+    x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float
+) -> Tensor:
+    """The low-rank part alone, (x Aᵀ) B'ᵀ: for a base layer that has to be called (quantised, hooked, dropout).
+
+    Arguments, dtypes, what is kept for backward, and errors as for `multilora_linear`.
+    """
+    _check_parameters(lora_A, lora_B, scaling)
+    return _apply(x, None, None, lora_A, lora_B, scaling, alpha_over_r)
+
+
+def _apply(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    scaling: Tensor | None,
+    alpha_over_r: float,
+) -> Tensor:
+    d_in = lora_A.shape[1]
+    if x.dim() == 0 or x.shape[-1] != d_in:
+        raise ValueError(
+            f"x must be (…, d_in) with d_in = {d_in} from lora_A {tuple(lora_A.shape)}; got {tuple(x.shape)}"
+        )
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:  # autocast leaves fp64 alone; so do we
+        dtype = torch.get_autocast_dtype(x.device.type)
+    return _MultiLoraLinear.apply(x, weight, bias, lora_A, lora_B, scaling, alpha_over_r, dtype)  # type: ignore[no-any-return]
+
+
+def _check_parameters(lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None) -> None:
+    good = lora_A.dim() == 2 and lora_B.dim() == 2 and lora_A.shape[0] == lora_B.shape[1]
+    if good and scaling is not None:
+        good = scaling.dim() in (1, 2) and scaling.shape[0] > 0 and lora_A.shape[0] % scaling.shape[0] == 0
+        good = good and (scaling.dim() == 1 or scaling.shape[1] == lora_B.shape[0])
+    if not good:
+        raise ValueError(
+            "lora_A must be (n·r, d_in), lora_B (d_out, n·r) and scaling (n,), (n, d_out) or None; got lora_A "
+            f"{tuple(lora_A.shape)}, lora_B {tuple(lora_B.shape)}, scaling "
+            f"{None if scaling is None else tuple(scaling.shape)}"
+        )
+
+
+class _MultiLoraLinear(torch.autograd.Function):
+    """The one pair as an autograd function; without `weight` it is the low-rank part alone.
+
+    x is saved as it came, not in the dtype of the computation: layers that share their input then share what is kept,
+    and backward casts again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        lora_A: Tensor,
+        lora_B: Tensor,
+        scaling: Tensor | None,
+        alpha_over_r: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        rows = x.reshape(-1, lora_A.shape[1]).to(dtype)  # (L, d_in)
+        h = rows @ lora_A.to(dtype).t()  # (L, n·r)
+        scaled_B = scaled_lora_B(lora_B, scaling, alpha_over_r).to(dtype)  # (d_out, n·r)
+        # (L, d_out); autocast casts W and b here
+        y = h @ scaled_B.t() if weight is None else F.linear(rows, weight, bias).addmm_(h, scaled_B.t())
+
+        # Only what the gradients asked for need. B' is not among it: backward computes it again from parameters.
+        need_x, need_weight, _, need_A, need_B, need_scaling, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(
+            x if need_A or need_weight else None,
+            h if need_B or need_scaling else None,
+            weight if need_x else None,
+            lora_A if need_x else None,
+            lora_B if need_x or need_A or need_scaling else None,
+            scaling,
+        )
+        ctx.alpha_over_r, ctx.dtype, ctx.x_shape = alpha_over_r, dtype, x.shape
+        ctx.parameter_dtypes = (
+            weight.dtype if weight is not None else None,
+            bias.dtype if bias is not None else None,
+            lora_A.dtype,
+            lora_B.dtype,
+            # B's and s's gradients are formed together: with a scale in fp32 they are summed in fp32.
+            lora_B.dtype if scaling is None else torch.promote_types(lora_B.dtype, scaling.dtype),
+        )
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch's `ctx`
+        saved: tuple[Any, ...] = ctx.saved_tensors  # None where nothing was kept
+        x, h, weight, lora_A, lora_B, scaling = saved
+        need_x, need_weight, need_bias, need_A, need_B, need_scaling, *_ = ctx.needs_input_grad
+        weight_dtype, bias_dtype, A_dtype, B_dtype, scaled_B_dtype = ctx.parameter_dtypes
+        dtype: torch.dtype = ctx.dtype
+        alpha_over_r: float = ctx.alpha_over_r
+        g = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])  # (L, d_out)
+        grad_x = grad_weight = grad_bias = grad_A = grad_B = grad_scaling = None
+
+        rows: Any = None if x is None else x.reshape(-1, x.shape[-1]).to(dtype)  # (L, d_in)
+        if need_x or need_A:
+            grad_h = g @ scaled_lora_B(lora_B, scaling, alpha_over_r).to(dtype)  # (L, n·r)
+            if need_x:
+                A = lora_A.to(dtype)
+                grad_rows = grad_h @ A if weight is None else (g @ weight.to(dtype)).addmm_(grad_h, A)  # (L, d_in)
+                grad_x = grad_rows.view(ctx.x_shape)
+            if need_A:
+                grad_A = (grad_h.t() @ rows).to(A_dtype)  # (n·r, d_in)
+        if need_weight:
+            grad_weight = (g.t() @ rows).to(weight_dtype)  # (d_out, d_in)
+        if need_bias:
+            grad_bias = g.sum(0).to(bias_dtype)  # (d_out,)
+        if need_B or need_scaling:
+            grad_scaled_B = (g.t() @ h).to(scaled_B_dtype)  # (d_out, n·r)
+            if need_B:
+                grad_B = scaled_lora_B(grad_scaled_B, scaling, alpha_over_r).to(B_dtype)
+            if need_scaling:
+                n, d_out = scaling.shape[0], grad_scaled_B.shape[0]
+                per_row = (grad_scaled_B * lora_B).view(d_out, n, -1).sum(-1)  # (d_out, n)
+                grad_scaling = per_row.sum(0) if scaling.dim() == 1 else per_row.t()  # (n,) or (n, d_out)
+                grad_scaling = (grad_scaling * alpha_over_r).to(scaling.dtype)
+        return grad_x, grad_weight, grad_bias, grad_A, grad_B, grad_scaling, None, None
