@@ -1,0 +1,57 @@
+"""Fixtures for all tests. Offline by construction: the hub is closed before any library reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder that holds `data/` and `models/`: `MULTILORA_DATA`, or `shared` beside the checkout."""
+    folder = Path(os.environ.get("MULTILORA_DATA", ROOT.parent / "shared"))
+    if not ((folder / "data").is_dir() and (folder / "models").is_dir()):
+        pytest.skip(f"needs real data: {folder} has no data/ and models/; set MULTILORA_DATA to the folder that has")
+    return folder
+
+
+@pytest.fixture
+def make_llama() -> Callable[..., PreTrainedModel]:
+    """A factory of small random Llamas in eval mode, the same weights for the same seed."""
+
+    def make(seed: int = 0, **changes: int) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        shape = {
+            "vocab_size": 67,
+            "hidden_size": 48,
+            "intermediate_size": 80,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 64,
+        }
+        return LlamaForCausalLM(LlamaConfig(**(shape | changes))).eval()
+
+    return make
+
+
+@pytest.fixture
+def make_gpt2() -> Callable[..., PreTrainedModel]:
+    """A factory of small random GPT-2s (Conv1D layers with biases) in eval mode."""
+
+    def make(seed: int = 0) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        config = GPT2Config(vocab_size=67, n_positions=64, n_embd=48, n_layer=2, n_head=4, pad_token_id=0)
+        return GPT2LMHeadModel(config).eval()
+
+    return make
