@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from multilora.config import MultiLoraConfig
+from multilora.convert import export_lora, from_lora
 from multilora.errors import InputError
 from multilora.registration import register
 from multilora.tuner import MultiLoraModel
@@ -11,4 +12,4 @@ __version__ = version("multilora")
 
 register(MultiLoraConfig, MultiLoraModel)
 
-__all__ = ["InputError", "MultiLoraConfig", "MultiLoraModel", "__version__"]
+__all__ = ["InputError", "MultiLoraConfig", "MultiLoraModel", "__version__", "export_lora", "from_lora"]

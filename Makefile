@@ -1,0 +1,52 @@
+# Everything from git, make and python3 (3.11 or newer). PyTorch goes in first, by pip, at the pinned version: whatever
+# asks for it afterwards is content with it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-slow peer-tests bench lint clean
+
+## demo: set up, then train on a small generated mixture and export the result (minutes, no network)
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py demo_run
+
+## test: set up, then run the tests
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+## test-slow: the tests that take more than a minute
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+## peer-tests: PEFT's own tests of tuning methods, run on MultiLoRA
+peer-tests: $(VENV)/.peer
+	$(BIN)/python tests/peer/run.py
+
+## bench: the benchmarks; best on a quiet machine
+bench: $(VENV)/.demo
+	$(BIN)/python -m benchmarks.layer
+	$(BIN)/python -m benchmarks.training
+
+## lint: format, rules and types
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) .peer-tests demo_run build
+
+# One stamp per set of extras; `demo` is the package alone.
+EXTRAS.demo := .
+EXTRAS.test := .[test]
+EXTRAS.peer := .[test,peer]
+EXTRAS.lint := .[test,lint]
+
+$(VENV)/.%: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "multilora needs Python 3.11 or newer; set PYTHON=")'
+	@test -x $(BIN)/python || { echo "Setting up $(VENV) (once; a few minutes)"; $(PYTHON) -m venv $(VENV); }
+	$(PIP) torch
+	$(PIP) --editable '$(EXTRAS.$*)'
+	@touch $@

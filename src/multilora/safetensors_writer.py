@@ -1,0 +1,78 @@
+"""Writing a safetensors file one tensor at a time, so that memory holds one and not all of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from multilora.errors import InputError, nearest
+
+DTYPE_CODES: Mapping[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype that tensors are stored in, from itself or its name ("bfloat16").
+
+    Raises:
+        InputError: it is none of them.
+    """
+    names = {dtype_name(known): known for known in DTYPE_CODES}
+    found = names.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPE_CODES:
+        near = nearest(dtype, names) if isinstance(dtype, str) else ""
+        raise InputError(f"dtype must be one of {', '.join(names)}; got {dtype!r}{near}")
+    return found
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.bfloat16` → "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def write_safetensors(
+    path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, tensors: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Write `tensors`, all of `dtype`, in the order of `shapes`; the file is on the disk when this returns.
+
+    Args:
+        path: the file; replaced if it exists.
+        shapes: name to shape, of all tensors.
+        dtype: float64, float32, float16 or bfloat16.
+        tensors: (name, tensor) in the order of `shapes`; each is written and let go.
+
+    Raises:
+        RuntimeError: `tensors` are not what `shapes` and `dtype` announced. The file is then incomplete.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": DTYPE_CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # readers map the file and want the data aligned
+    expected = iter(shapes.items())
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name, tensor in tensors:
+            announced = next(expected, ("nothing more", ()))
+            if (name, tuple(tensor.shape), tensor.dtype) != (announced[0], tuple(announced[1]), dtype):
+                raise RuntimeError(
+                    f"{path}: announced {announced} in {dtype}, got {name!r} {tuple(tensor.shape)} in {tensor.dtype}"
+                )
+            file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        if missing := next(expected, None):
+            raise RuntimeError(f"{path}: announced {missing[0]!r}, which did not come")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Spectra of adapters: singular values of ΔW, from its factors and never from the product."""

@@ -1,0 +1,246 @@
+"""`multilora export` and `multilora targets`: what the terminal shows, exit codes, and the example script."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from adapter_files import assert_same_logits, logits, save_adapter
+from conftest import ROOT
+from multilora import MultiLoraConfig, export_lora
+from multilora.commands.export import error_table, loading_lines, server_lines
+from multilora.commands.targets import list_targets
+from multilora.convert import ExportReport, LayerExport
+from multilora.portable import portable_rank, vllm_max_lora_rank
+from multilora_cli import main
+
+Make = Callable[..., PreTrainedModel]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The console script in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["multilora", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as caught:
+            main.run()
+        printed = capsys.readouterr()
+        return int(caught.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def base(make_llama: Make, tmp_path: Path) -> Path:
+    make_llama().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def adapter(base: Path, tmp_path: Path) -> Path:
+    model = AutoModelForCausalLM.from_pretrained(base)
+    save_adapter(model, tmp_path / "adapter", MultiLoraConfig(r=4, num_loras=3, init_weights=False))
+    return tmp_path / "adapter"
+
+
+# export ------------------------------------------------------------------------------------------------------------
+
+
+def test_export_says_where_what_and_how(run: Run, adapter: Path, base: Path, tmp_path: Path) -> None:
+    code, out, _ = run("export", adapter, tmp_path / "out")
+    assert code == 0
+    assert f"exported {tmp_path / 'out'}" in out
+    assert "rank 16 (12, padded with zeros to a multiple of 16); exact; 14 layers, float32" in out
+    assert "--max-lora-rank 16" in out
+    assert str(base) in out
+
+
+def test_the_two_lines_load_it(run: Run, adapter: Path, base: Path, tmp_path: Path) -> None:
+    """They are what is printed, and they run."""
+    report = export_lora(adapter, tmp_path / "out")
+    _, out, _ = run("export", adapter, tmp_path / "out", "--overwrite")
+    names = {"AutoModelForCausalLM": AutoModelForCausalLM, "PeftModel": PeftModel}
+    for line in loading_lines(report):
+        assert line in out
+        exec(line, names)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    assert_same_logits(logits(names["model"].eval()), logits(adapted.eval()))
+
+
+def test_truncation_prints_every_layer_s_error(run: Run, adapter: Path, tmp_path: Path) -> None:
+    report = export_lora(adapter, tmp_path / "same", rank=5)
+    code, out, _ = run("export", adapter, tmp_path / "out", "--rank", "5", "--dtype", "bfloat16")
+    assert code == 0
+    for layer in report.layers:
+        assert f"{100 * layer.relative_error:.2f}" in out
+    assert f"over all layers {100 * report.relative_error:.2f} %" in out
+    assert "q_proj" in out
+    assert "rank 16 (5, padded with zeros to a multiple of 16); truncated to rank 5; 14 layers, bfloat16" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["NOWHERE", "OUT"], "no adapter folder"),
+        (["ADAPTER", "BASE"], "is not empty"),
+        (["ADAPTER", "BASE", "--overwrite"], "overwriting would lose"),
+        (["ADAPTER", "OUT", "--rank", "0"], "rank must be an integer of at least 1"),
+        (["ADAPTER", "OUT", "--rank", "99"], "above the adapter's total rank 12"),
+        (["ADAPTER", "OUT", "--dtype", "int8"], "int8"),
+        (["BASE", "OUT"], "is not an adapter"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    run: Run, adapter: Path, base: Path, tmp_path: Path, arguments: list[str], match: str
+) -> None:
+    places = {"ADAPTER": adapter, "BASE": base, "OUT": tmp_path / "out", "NOWHERE": tmp_path / "nowhere"}
+    before = sorted(path.name for path in base.iterdir())
+    code, out, err = run("export", *(places.get(argument, argument) for argument in arguments))
+    assert code == 2
+    assert match in err
+    assert "Traceback" not in err
+    assert not out
+    assert not (tmp_path / "out").exists()
+    assert sorted(path.name for path in base.iterdir()) == before
+
+
+def layer(name: str, error: float = 0.5) -> LayerExport:
+    return LayerExport(name, 8, 4, error)
+
+
+def test_the_table_has_a_row_per_block() -> None:
+    names = [f"model.layers.{i}.{kind}" for i in (0, 1, 10) for kind in ("self_attn.q_proj", "mlp.up_proj")]
+    table = error_table([*map(layer, names[:-1]), layer(names[-1], 0.0)])
+    assert table.columns == ("block", "q_proj", "up_proj")
+    assert table.rows == (("0", "50.00", "50.00"), ("1", "50.00", "50.00"), ("10", "50.00", "0"))
+
+
+def test_the_table_s_headings_tell_equal_endings_apart() -> None:
+    table = error_table([layer("h.0.attn.c_proj"), layer("h.0.mlp.c_proj"), layer("h.1.mlp.c_proj")])
+    assert table.columns == ("block", "attn.c_proj", "mlp.c_proj")
+    assert table.rows == (("0", "50.00", "50.00"), ("1", "", "50.00"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["model.layers.0.q", "lm_head"], ["encoder.0.q", "decoder.0.q"], [f"h.0.experts.{i}.w" for i in range(9)]],
+)
+def test_the_table_lists_layers_that_make_no_grid(names: list[str]) -> None:
+    table = error_table([layer(name) for name in names])
+    assert table.columns == ("layer", "error")
+    assert table.rows == tuple((name, "50.00") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("rank", "flag"), [(16, 16), (32, 32), (48, 64), (96, 128), (272, 320), (512, 512), (528, None)]
+)
+def test_the_flag_is_the_smallest_that_vllm_takes(tmp_path: Path, rank: int, flag: int | None) -> None:
+    import torch
+
+    assert vllm_max_lora_rank(rank) == flag
+    assert portable_rank(rank) == rank
+    report = ExportReport(tmp_path / "my out", "org/model", rank, None, torch.float32, 1, (), 0.0)
+    lines = dict(server_lines(report))
+    if flag is None:
+        assert "takes rank 528" in lines["vLLM"]
+        assert "--rank 512" in lines["vLLM"]
+    else:
+        assert shlex.split(lines["vLLM"])[3:] == [
+            "--enable-lora",
+            "--max-lora-rank",
+            str(flag),
+            "--lora-modules",
+            f"adapter={tmp_path / 'my out'}",
+        ]
+    assert shlex.split(lines["llama.cpp"])[2:] == ["--base-model-id", "org/model", str(tmp_path / "my out")]
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(1, 16), (16, 16), (17, 32), (96, 96)])
+def test_ranks_are_padded_to_a_multiple_of_16(rank: int, expected: int) -> None:
+    assert portable_rank(rank) == expected
+
+
+# targets -----------------------------------------------------------------------------------------------------------
+
+
+def test_targets_groups_by_ending_with_shape_and_count(run: Run, base: Path) -> None:
+    code, out, _ = run("targets", base)
+    assert code == 0
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines() if "proj" in line or "lm_head" in line]
+    assert ["q_proj", "2", "48", "48", "model.layers.*.self_attn.q_proj"] in rows
+    assert ["k_proj", "2", "48", "24", "model.layers.*.self_attn.k_proj"] in rows
+    assert ["down_proj", "2", "80", "48", "model.layers.*.mlp.down_proj"] in rows
+    assert ["lm_head", "1", "48", "67", "lm_head (output layer)"] in rows
+    assert "'all-linear' adapts 14 of these layers" in " ".join(out.split())
+
+
+def test_all_targets_are_what_all_linear_adapts_and_the_output_layer(run: Run, base: Path, adapter: Path) -> None:
+    _, out, _ = run("targets", base, "--all")
+    tensors = export_lora(adapter, adapter.with_name("out")).layers
+    assert set(out.split()) == {layer.name for layer in tensors} | {"lm_head"}
+
+
+def test_targets_of_conv1d(make_gpt2: Make, tmp_path: Path) -> None:
+    make_gpt2().save_pretrained(tmp_path / "gpt2")
+    groups = {group.where: (group.ending, group.d_in, group.d_out) for group in list_targets(str(tmp_path / "gpt2"))}
+    assert groups["transformer.h.*.attn.c_proj"] == ("c_proj", 48, 48)
+    assert groups["transformer.h.*.mlp.c_proj"] == ("c_proj", 192, 48)
+    assert groups["lm_head"] == ("lm_head", 48, 67)
+
+
+def test_targets_loads_no_weights(base: Path, run: Run) -> None:
+    (base / "model.safetensors").unlink()
+    assert run("targets", base)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "match"),
+    [
+        ("bass", r"no model folder .*nearest: 'base'"),
+        ("adapter", "it holds an adapter; name its base model"),
+        ("empty", r"holds no model: it has no config\.json"),
+        ("broken", "cannot build the model"),
+    ],
+)
+def test_targets_of_what_is_no_model(
+    run: Run, base: Path, adapter: Path, tmp_path: Path, place: str, match: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "nosuchmodel"}')
+    code, _, err = run("targets", tmp_path / place)
+    assert code == 2
+    assert re.search(match, err)
+
+
+def test_a_hub_id_that_cannot_be_reached_is_bad_input(run: Run) -> None:
+    code, _, err = run("targets", "nobody/no-such-model")
+    assert code == 2
+    assert "cannot build the model 'nobody/no-such-model'" in err
+
+
+# The example -------------------------------------------------------------------------------------------------------
+
+
+def test_export_to_server_runs(adapter: Path, tmp_path: Path) -> None:
+    """examples/export_to_server.py, without arguments and with them."""
+    script = str(ROOT / "examples" / "export_to_server.py")
+    for arguments in ([], [str(adapter), str(tmp_path / "out")]):
+        done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        difference = re.search(r"logits differ by (\S+) of the largest", done.stdout)
+        assert difference
+        assert float(difference[1]) <= 1e-5
+        assert "--max-lora-rank" in done.stdout
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
