@@ -1,4 +1,4 @@
-"""The demo of `make demo`: a miniature language model is made and trained from nothing, then adapted to two tasks at once.
+"""The demo of `make demo`: a miniature language model is trained from nothing, then adapted to two tasks at once.
 
     python examples/demo.py FOLDER
 
@@ -19,8 +19,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-WORDS = """amber basil cedar delta ember fable grove haven ivory jolly kite lemon maple nectar ocean pearl quartz river
-sable tulip umber velvet willow yarrow zephyr""".split()
+WORDS = [
+    "amber", "basil", "cedar", "delta", "ember", "fable", "grove", "haven", "ivory",
+    "jolly", "kite", "lemon", "maple", "nectar", "ocean", "pearl", "quartz", "river",
+    "sable", "tulip", "umber", "velvet", "willow", "yarrow", "zephyr",
+]  # fmt: skip
 ROWS_PER_TASK = 4000
 Row = dict[str, str]
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from conftest import ROOT
+from places import ROOT
 
 ROWS = re.findall(r"^\| .* \| `(.+)` \| `(src/.+\.py)` \|$", (ROOT / "docs/method.md").read_text(), re.MULTILINE)
 
@@ -18,3 +22,33 @@ def test_the_table_is_found() -> None:
 @pytest.mark.parametrize(("code", "file"), ROWS)
 def test_quoted_line_is_in_its_file(code: str, file: str) -> None:
     assert code in (ROOT / file).read_text()
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_code_runs(
+    make_llama: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As it stands in the README, but for the hub's model, which is a small random one here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda name: make_llama())
+    names: dict[str, Any] = {}
+    for block in BLOCKS:
+        exec(block, names)
+    assert BLOCKS
+    assert sorted(path.name for path in (tmp_path / "my-adapter").iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert isinstance(names["merged"], type(make_llama()))
+
+
+def test_readme_names_only_commands_that_exist() -> None:
+    from multilora_cli.main import app
+
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    named = set(re.findall(r"^    multilora (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert named
+    assert named <= commands

@@ -12,8 +12,8 @@ from peft import PeftConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from conftest import ROOT
 from multilora import MultiLoraConfig
+from places import ROOT
 
 RUN_ELSEWHERE = {"demo.py": "tests/end_to_end/test_demo.py", "export_to_server.py": "tests/test_export_command.py"}
 

@@ -14,13 +14,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapter_files import assert_same_logits, logits, save_adapter
-from conftest import ROOT
 from multilora import MultiLoraConfig, export_lora
 from multilora.commands.export import error_table, loading_lines, server_lines
 from multilora.commands.targets import list_targets
 from multilora.convert import ExportReport, LayerExport
 from multilora.portable import portable_rank, vllm_max_lora_rank
 from multilora_cli import main
+from places import ROOT
 
 Make = Callable[..., PreTrainedModel]
 Run = Callable[..., tuple[int, str, str]]

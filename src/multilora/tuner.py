@@ -44,9 +44,8 @@ class MultiLoraModel(BaseTuner):
         wanted = cast(MultiLoraConfig, self.peft_config[adapter_name]).target_modules
         names = linear_layer_names(model)
         if kwargs.get("state_dict") is None and isinstance(wanted, (set, list)):
-            unmatched = sorted(
-                w for w in wanted if not any(n == w or n.endswith(f".{w}") for n in _module_names(model))
-            )
+            present = [name for name, _ in model.named_modules()]
+            unmatched = sorted(w for w in wanted if not any(n == w or n.endswith(f".{w}") for n in present))
             if unmatched:
                 message = (
                     f"target_modules {unmatched} match no module{nearest_layers(unmatched, names)}. "
@@ -62,6 +61,7 @@ class MultiLoraModel(BaseTuner):
                 f"target_modules {wanted!r} match no linear layer ({error}){nearest_layers([str(wanted)], names)}. "
                 "`multilora targets MODEL` lists all"
             ) from error
+        _warn_of_full_rank(model, adapter_name)
 
     def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride] - PEFT pairs tuner and config
         self,
@@ -93,22 +93,11 @@ class MultiLoraModel(BaseTuner):
         }
         if isinstance(target, MultiLoraLinear):
             target.update_layer(adapter_name, **arguments)
-            layer = target
         else:
             layer = MultiLoraLinear(target, adapter_name, **arguments, **get_quantization_kwargs(self.model))
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)  # an adapter added beside the active one is not trained
             self._replace_module(parent, target_name, layer, target)
-        total, limit = (
-            layer.num_loras[adapter_name] * layer.r[adapter_name],
-            min(layer.in_features, layer.out_features),
-        )
-        if total > limit:
-            warnings.warn(
-                f"{current_key}: num_loras * r = {total} is above min(d_in, d_out) = {limit}, so ΔW has full rank "
-                "there and costs more than W itself; a smaller r, or rank_pattern, would do",
-                stacklevel=2,
-            )
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version also assigns `child.weight` to the new module, which a base layer that comes back has
@@ -189,6 +178,24 @@ def linear_layer_names(model: nn.Module) -> list[str]:
     ]
 
 
+def _warn_of_full_rank(model: nn.Module, adapter_name: str) -> None:
+    """Once for all layers on which the pair's rank n·r is above what ΔW can have."""
+    found = [
+        (name, layer.num_loras[adapter_name] * layer.r[adapter_name], min(layer.in_features, layer.out_features))
+        for name, layer in model.named_modules()
+        if isinstance(layer, MultiLoraLinear) and adapter_name in layer.r
+    ]
+    above = [(name, rank, limit) for name, rank, limit in found if rank > limit]
+    if above:
+        name, rank, limit = above[0]
+        more = f" (and so on {len(above) - 1} more layers)" if len(above) > 1 else ""
+        warnings.warn(
+            f"{name}: num_loras * r = {rank} is above min(d_in, d_out) = {limit}{more}: ΔW has full rank there and "
+            "the adapter costs more than W itself; a smaller r, or rank_pattern, would do",
+            stacklevel=3,
+        )
+
+
 def nearest_layers(wanted: Sequence[str], names: Sequence[str]) -> str:
     """`"; nearest: 'q_proj'"`: the last parts of layer names spelled most like one of `wanted`."""
     endings = sorted({name.rpartition(".")[2] for name in names})
@@ -196,10 +203,6 @@ def nearest_layers(wanted: Sequence[str], names: Sequence[str]) -> str:
         if found := nearest(word.rpartition(".")[2], endings):
             return found
     return f"; the model's linear layers end in {', '.join(map(repr, endings[:12]))}" if endings else ""
-
-
-def _module_names(model: nn.Module) -> list[str]:
-    return [name for name, _ in model.named_modules() if name]
 
 
 def _some(what: str, keys: list[str]) -> str:

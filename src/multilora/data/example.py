@@ -24,7 +24,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that makes no example. Whether that stops the run or skips the row is the reader's choice (`on_bad_row`)."""
+    """A row that makes no example. Whether the run stops or skips the row is the reader's choice (`on_bad_row`)."""
 
     source: str
     why: str

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.layer`, `python -m benchmarks.training`. README.md says what each figure is."""

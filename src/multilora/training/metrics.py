@@ -1,0 +1,87 @@
+"""metrics.jsonl: one line per logged step, each step once, also when the run was interrupted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from multilora.training.folders import write_text
+from multilora.training.progress import TrainingProgress
+
+_KEPT = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "epoch")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def cut_metrics(path: Path, step: int) -> list[dict[str, Any]]:
+    """Remove the lines beyond `step`, whose work a kill has undone. Returns the lines that stay."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    return kept
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes the metrics and tells the progress.
+
+    Args:
+        path: the file, appended to.
+        progress: who else is told.
+        before: the last line before this session, or None; time and tokens count on from it.
+    """
+
+    def __init__(self, path: Path, progress: TrainingProgress, before: Mapping[str, Any] | None) -> None:
+        self._path, self._progress = path, progress
+        self._seconds_before: float = before["seconds"] if before else 0.0
+        self._tokens: int = before["tokens"] if before else 0
+        self._last: dict[str, float] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._file = self._path.open("a", encoding="utf-8")
+        self._began = self._logged = time.monotonic()
+        self._progress.start(state.max_steps, state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # A checkpoint ends a window of averages: a resumed run then logs the same numbers as one in one go.
+        control.should_log = control.should_log or control.should_save
+        if not control.should_log:
+            self._progress.step(state.global_step, None)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:  # the trainer's closing summary
+            return
+        now = time.monotonic()
+        tokens = int(state.num_input_tokens_seen)
+        line = {name: float(logs[name]) for name in _KEPT if name in logs} | {
+            "tokens": tokens,
+            "tokens_per_second": round((tokens - self._tokens) / max(now - self._logged, 1e-9), 1),
+            "seconds": round(self._seconds_before + now - self._began, 3),
+        }
+        self._tokens, self._logged = tokens, now
+        self._file.write(json.dumps({"step": state.global_step, **line}) + "\n")
+        self._file.flush()
+        self._progress.step(state.global_step, line)
+
+    def close(self) -> None:
+        """Close the file; called after training, well ended or not."""
+        if hasattr(self, "_file"):
+            self._file.close()

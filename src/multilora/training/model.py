@@ -1,0 +1,160 @@
+"""The base model and its tokenizer from a folder or the hub, and the method on top of it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from multilora.errors import InputError, nearest
+from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod
+from multilora.training.optimizer import scaling_parameters
+
+Method = MultiLoraMethod | LoraMethod | FullMethod
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from: an absolute path of a folder, or a hub id, with how to load it."""
+
+    location: str
+    options: dict[str, Any]
+
+    @classmethod
+    def find(cls, section: ModelSection) -> ModelSource:
+        """Tell a folder from a hub id, without asking the hub.
+
+        Raises:
+            InputError: a folder that is not there, or that holds no model.
+        """
+        folder = Path(section.path)
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise InputError(f"model.path: the folder {section.path!r} holds no model: it has no config.json")
+            return cls(str(folder.resolve()), {"trust_remote_code": section.trust_remote_code})
+        beside = folder.parent.is_dir() and len(folder.parts) > 1
+        if folder.is_absolute() or section.path.startswith(".") or len(folder.parts) > 2 or beside:
+            names = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise InputError(f"model.path: no such folder: {section.path!r}{nearest(folder.name, names)}")
+        return cls(section.path, {"trust_remote_code": section.trust_remote_code, "revision": section.revision})
+
+    def tokenizer(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            InputError: there is none, or it cannot be read.
+        """
+        return self._load("tokenizer", AutoTokenizer)
+
+    def check_config(self) -> None:
+        """The model's configuration is there and readable: cheap, and the first that needs a hub.
+
+        Raises:
+            InputError: it is not.
+        """
+        self._load("configuration", AutoConfig)
+
+    def model(self, dtype: torch.dtype) -> Any:
+        """The model with weights in `dtype`.
+
+        Raises:
+            InputError: it cannot be read, is no causal language model, or lacks weights (which would be random).
+        """
+        model, info = self._load("model", AutoModelForCausalLM, dtype=dtype, output_loading_info=True)
+        lacking = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
+        if lacking:
+            raise InputError(
+                f"model.path: {self.location!r} lacks {len(lacking)} weights that {type(model).__name__} needs, such "
+                f"as {lacking[0]!r}; is it a causal language model, and complete?"
+            )
+        return model
+
+    def _load(self, what: str, loader: Any, **options: Any) -> Any:
+        try:
+            return loader.from_pretrained(self.location, **self.options, **options)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:  # missing, unfit and broken files
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise InputError(f"model.path: cannot load the {what} of {self.location!r}: {reason}") from error
+
+
+def weights_dtype(method: Method, precision: str) -> torch.dtype:
+    """The base weights' dtype. Weights that are trained stay fp32 (full fine-tuning in bf16 is autocast's part)."""
+    return torch.bfloat16 if precision == "bf16" and not isinstance(method, FullMethod) else torch.float32
+
+
+def apply_method(model: Any, method: Method) -> tuple[Any, list[str]]:
+    """The model with the method's trainable parameters, and warnings for the user, each once.
+
+    Raises:
+        InputError: the method does not fit the model, such as target_modules that match nothing.
+    """
+    if isinstance(method, FullMethod):
+        model.requires_grad_(True)
+        return model, []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            adapted = get_peft_model(model, method.peft_config())
+        except InputError as error:
+            raise InputError(f"method: {error}") from error
+        except ValueError as error:  # PEFT's own word for a configuration that does not fit the model
+            raise InputError(f"method: {error}") from error
+    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
+        raise InputError(
+            "method.target_modules match the output layer (lm_head), whose adapter the loss would not see; leave it "
+            "out, or train the whole layer with method.modules_to_save"
+        )
+    about_code = (FutureWarning, DeprecationWarning)  # for who maintains the libraries, not for who trains
+    return adapted, _once([str(w.message) for w in caught if not issubclass(w.category, about_code)])
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Something is trained, and in fp32: steps smaller than bf16's resolution would be lost without a word.
+
+    Raises:
+        InputError: a trainable parameter is not fp32, as those of modules_to_save on a bf16 base.
+        RuntimeError: a learned scale is not; it starts at zero and would freeze.
+    """
+    if any(scale.dtype != torch.float32 for scale in scaling_parameters(model)):
+        raise RuntimeError("a learned scale is not in fp32 after the trainer was built")
+    coarse = [
+        (name, str(parameter.dtype).removeprefix("torch."))
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.dtype != torch.float32
+    ]
+    if coarse:
+        raise InputError(
+            f"training.precision: {len(coarse)} trained parameters would be in {coarse[0][1]}, such as "
+            f"{coarse[0][0]!r}, where small steps are lost; set training.precision to fp32, or leave out what "
+            "trains base weights (modules_to_save, bias)"
+        )
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of parameters, each counted once where it is shared."""
+
+    trainable: int
+    total: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ParameterCounts:
+        """Count a model's parameters, adapters included."""
+        parameters = list(model.parameters())
+        return cls(sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters))
+
+
+def _once(messages: list[str]) -> list[str]:
+    """One of each kind; messages that differ only in the layer's name before the colon are of one kind."""
+    kinds: dict[str, list[str]] = {}
+    for message in messages:
+        kinds.setdefault(message.partition(": ")[2] or message, []).append(message)
+    return [same[0] + (f" (and {len(same) - 1} more such layers)" if len(same) > 1 else "") for same in kinds.values()]

@@ -1,0 +1,247 @@
+"""`train`: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, encode_task
+from multilora.data.mixture import mixture_quotas
+from multilora.data.tasks.jsonl import JsonlTask
+from multilora.data.template import Template
+from multilora.errors import InputError
+from multilora.recipe import FullMethod, Recipe
+from multilora.training.batches import as_dataset
+from multilora.training.checkpoints import checkpoint_step
+from multilora.training.folders import write_text, written_aside
+from multilora.training.metrics import MetricsCallback, cut_metrics, read_metrics
+from multilora.training.model import ModelSource, ParameterCounts, apply_method, check_trainable, weights_dtype
+from multilora.training.progress import Silent, TrainingProgress, quiet_libraries
+from multilora.training.run_folder import RunFolder
+from multilora.training.trainer import MixtureTrainer, save_weights
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `train` made.
+
+    Attributes:
+        folder: the run folder.
+        weights: the adapter's folder in it, or the model's for full fine-tuning.
+        results: the content of results.json.
+        finished_before: the run was complete already and nothing was done.
+    """
+
+    folder: Path
+    weights: Path
+    results: Mapping[str, Any]
+    finished_before: bool = False
+
+
+def train(
+    recipe: Recipe, resume: bool = False, overwrite: bool = False, progress: TrainingProgress | None = None
+) -> RunResult:
+    """Train what the recipe says. Nothing is written before everything has been checked.
+
+    The run folder holds recipe.yaml (resolved), data.json, `adapter/` (`model/` for full fine-tuning), metrics.jsonl,
+    results.json and `checkpoints/`.
+
+    Args:
+        recipe: the recipe.
+        resume: go on with the run in the output folder, or begin where there is none yet.
+        overwrite: replace the run in the output folder.
+        progress: is told how it goes; None: nobody.
+
+    Raises:
+        InputError: the recipe does not fit the data, the model or the output folder, or the loss is not a number.
+    """
+    progress = progress or Silent()
+    weights_name = "model" if isinstance(recipe.method, FullMethod) else "adapter"
+    folder = RunFolder.check(recipe, resume, overwrite)
+    if folder.finished:
+        results = json.loads(folder.results.read_text(encoding="utf-8"))
+        return RunResult(folder.path, folder.path / weights_name, results, finished_before=True)
+    _check_devices()
+    tasks = _tasks(recipe)
+    source = ModelSource.find(recipe.model)
+    with quiet_libraries():
+        try:
+            return _train(recipe, folder, tasks, source, progress, folder.path / weights_name)
+        finally:
+            progress.stop()
+
+
+def _train(
+    recipe: Recipe,
+    folder: RunFolder,
+    tasks: Sequence[JsonlTask],
+    source: ModelSource,
+    progress: TrainingProgress,
+    weights: Path,
+) -> RunResult:
+    training = recipe.training
+    source.check_config()
+    tokenizer = source.tokenizer()
+    progress.note(f"reading {', '.join(recipe.tasks)}")
+    encoded = _encode(recipe, tasks, tokenizer)
+    for task in encoded:
+        for note in task.counts.notes(task.name):
+            progress.note(note)
+    folder.check_data(encoded)
+    steps = _steps(recipe, [len(task) for task in encoded])
+
+    set_seed(training.seed)
+    model = source.model(weights_dtype(recipe.method, training.precision))
+    _check_fit(model, encoded)
+    model, warnings = apply_method(model, recipe.method)
+    for warning in warnings:
+        progress.note(f"warning: {warning}")
+    use_cache = model.config.use_cache
+    with folder.created_by_the_trainer():
+        sizes = [len(task) for task in encoded]
+        trainer = MixtureTrainer(model, recipe, steps, folder.path, as_dataset(encoded), sizes, tokenizer)
+        check_trainable(model)
+
+    folder.claim(recipe, encoded)  # nothing was written until here
+    counts = ParameterCounts.of(model)
+    progress.note(f"training {counts.trainable:,} of {counts.total:,} parameters for {steps:,} steps")
+    last = trainer.checkpoints.last()
+    trainer.checkpoints.clean()
+    if folder.resumes:
+        progress.note(f"resuming from {last}" if last else "no checkpoint yet: from the beginning")
+    before = cut_metrics(folder.metrics, checkpoint_step(last) if last else 0)
+    callback = MetricsCallback(folder.metrics, progress, before[-1] if before else None)
+    trainer.add_callback(callback)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    finally:
+        callback.close()
+
+    model.config.use_cache = use_cache  # the trainer has its own, which is not the model's
+    with written_aside(weights) as aside:
+        save_weights(model, aside)
+        if isinstance(recipe.method, FullMethod):
+            tokenizer.save_pretrained(str(aside))
+    results = _results(recipe, encoded, counts, read_metrics(folder.metrics), steps)
+    write_text(folder.results, json.dumps(results, indent=2) + "\n")
+    return RunResult(folder.path, weights, results)
+
+
+# What is checked before ------------------------------------------------------------------------------------------
+
+
+def _check_devices() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("`multilora train` runs in one process for now; start it without torchrun")
+    if torch.cuda.device_count() > 1:
+        raise InputError(
+            f"{torch.cuda.device_count()} GPUs are visible and training uses one; choose it, for example with "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def _tasks(recipe: Recipe) -> list[JsonlTask]:
+    tasks = [
+        JsonlTask(name, task.train, [Template.parse(text) for text in task.prompt], Template.parse(task.completion))
+        for name, task in recipe.tasks.items()
+    ]
+    faults: list[str] = []
+    for task in tasks:
+        try:
+            task.check()
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return tasks
+
+
+def _encode(recipe: Recipe, tasks: Sequence[JsonlTask], tokenizer: Any) -> list[EncodedTask]:
+    encoder = PromptCompletionEncoder(tokenizer)
+    training = recipe.training
+    encoded = [
+        encode_task(task, encoder, training.max_length, recipe.tasks[task.name].on_bad_row, training.on_long_example)
+        for task in tasks
+    ]
+    rates = [recipe.tasks[task.name].rate for task in tasks]
+    rows = sum(len(task) for task in encoded)
+    for task, quota in zip(encoded, mixture_quotas(rates, rows), strict=True):
+        if quota == 0:
+            raise InputError(
+                f"tasks.{task.name}.rate: its share of an epoch of {rows:,} rows is less than one row; raise the "
+                "rate, or leave the task out"
+            )
+    return encoded
+
+
+def _steps(recipe: Recipe, sizes: Sequence[int]) -> int:
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    assert training.epochs is not None
+    return math.ceil(training.epochs * sum(sizes) / (training.batch_size * training.gradient_accumulation))
+
+
+def _check_fit(model: Any, encoded: Sequence[EncodedTask]) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(int(task.input_ids.max()) for task in encoded)
+    if highest >= rows:
+        raise InputError(
+            f"model: the tokenizer gives token id {highest}, and the model has embeddings for {rows} tokens; the "
+            "folder's tokenizer is not this model's"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    longest = max(int((task.offsets[1:] - task.offsets[:-1]).max()) for task in encoded)
+    if positions is not None and longest > positions:
+        raise InputError(
+            f"training.max_length: the longest example has {longest:,} tokens and the model {positions:,} positions; "
+            f"set training.max_length to {positions} or less"
+        )
+
+
+# What is reported after ------------------------------------------------------------------------------------------
+
+
+def _results(
+    recipe: Recipe,
+    encoded: Sequence[EncodedTask],
+    counts: ParameterCounts,
+    metrics: Sequence[Mapping[str, Any]],
+    steps: int,
+) -> dict[str, Any]:
+    last = metrics[-1]
+    unit = 1 if sys.platform == "darwin" else 1024
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "recipe_hash": recipe.recipe_hash(),
+        "method": recipe.method.name,
+        "seed": recipe.training.seed,
+        "steps": steps,
+        "epochs": last["epoch"],
+        "final_loss": last["loss"],
+        "parameters": asdict(counts),
+        "tokens": last["tokens"],
+        "seconds": last["seconds"],
+        "tokens_per_second": round(last["tokens"] / last["seconds"], 1),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_cuda_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "tasks": {task.name: asdict(task.counts) for task in encoded},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("multilora", "torch", "transformers", "peft", "trl", "accelerate")},
+        },
+    }

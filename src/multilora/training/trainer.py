@@ -1,0 +1,206 @@
+"""The trainer: TRL's `SFTTrainer` on our own encoded batches, with checkpoints that are complete or absent."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from multilora.errors import InputError
+from multilora.recipe import FullMethod, Recipe
+from multilora.training.batches import TASK_IDS, Collator, MixtureSampler
+from multilora.training.checkpoints import Checkpoints
+from multilora.training.folders import written_aside
+from multilora.training.optimizer import optimizer_groups
+
+
+def trainer_arguments(recipe: Recipe, steps: int, output: Path) -> SFTConfig:
+    """The recipe's training section as TRL's arguments. Every default of TRL's that matters is said here.
+
+    Args:
+        recipe: the recipe.
+        steps: optimizer steps of the whole run.
+        output: the run folder.
+    """
+    training = recipe.training
+    schedulers = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+    return SFTConfig(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        optim="adamw_torch_fused",
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        lr_scheduler_type=schedulers[training.scheduler],
+        warmup_steps=math.ceil(training.warmup * steps),
+        max_grad_norm=training.max_grad_norm or 0.0,  # 0: no clipping
+        # TRL turns bf16 autocast on by default. Adapters need none: a bf16 base computes in bf16 by itself.
+        bf16=training.precision == "bf16" and isinstance(recipe.method, FullMethod),
+        fp16=False,
+        use_cpu=not torch.accelerator.is_available(),  # said, or transformers refuses bf16 there
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+        seed=training.seed,
+        save_strategy="steps",
+        save_steps=training.save_every,
+        save_total_limit=None,  # ours: it must run after the rename
+        eval_strategy="no",
+        logging_strategy="steps",
+        logging_steps=training.log_every,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        report_to=list(training.report_to) or "none",
+        disable_tqdm=True,
+        log_level="error",
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        # The rows are encoded, and the collator needs the column that no model takes.
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        max_length=None,
+        packing=False,
+        padding_free=False,
+        completion_only_loss=False,
+    )
+
+
+class MixtureTrainer(SFTTrainer):
+    """Trains on a mixture of tasks.
+
+    Args:
+        model: the model with its method applied.
+        recipe: the recipe.
+        steps: optimizer steps of the whole run.
+        output: the run folder.
+        dataset: the rows of all tasks (`batches.as_dataset`).
+        sizes: rows of each task, in the recipe's order.
+        tokenizer: the model's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        recipe: Recipe,
+        steps: int,
+        output: Path,
+        dataset: datasets.Dataset,
+        sizes: Sequence[int],
+        tokenizer: Any,
+    ) -> None:
+        self._recipe = recipe
+        self._sizes = list(sizes)
+        self._task_names = list(recipe.tasks)
+        self._step_tasks: Counter[str] = Counter()
+        self.checkpoints = Checkpoints(output / "checkpoints")
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        super().__init__(
+            model=model,
+            args=trainer_arguments(recipe, steps, output),
+            data_collator=Collator(pad_id),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+        )
+        self.remove_callback(PrinterCallback)
+
+    def _send_telemetry(self) -> None:
+        """Training tells nobody that it runs."""
+
+    # Batches and optimizer ----------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> MixtureSampler:
+        rows_per_step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        rates = [task.rate for task in self._recipe.tasks.values()]
+        return MixtureSampler(self._sizes, rates, self.args.seed, self.args.max_steps * rows_per_step)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if self.optimizer is None:
+            module = cast(nn.Module, self.model if model is None else model)
+            groups = optimizer_groups(
+                module,
+                self.get_decay_parameter_names(module),
+                self.args.learning_rate,
+                self.args.weight_decay,
+                self._recipe.training.scaling_lr_ratio,
+            )
+            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, module)  # pyright: ignore[reportArgumentType]
+            self.optimizer = optimizer(groups, **options)
+        return self.optimizer
+
+    # Loss that is a number ------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        task_ids: Tensor = inputs.pop(TASK_IDS)
+        names = [self._task_names[number] for number in task_ids.tolist()]
+        self._step_tasks.update(names)
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss: Tensor = result[0] if return_outputs else result
+        if not bool(loss.isfinite()):
+            self._stop(f"the loss is {loss.item()}", Counter(names))
+        return result
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if not math.isfinite(float(grad_norm)):
+            self._stop(f"the gradient's norm is {float(grad_norm)}", self._step_tasks)
+        self._step_tasks.clear()
+        return grad_norm
+
+    def _stop(self, what: str, tasks: Counter[str]) -> None:
+        """Before the optimizer's step: the weights are still good, and so is the last checkpoint."""
+        last = self.checkpoints.last()
+        batch = ", ".join(f"{name} ({count} rows)" for name, count in tasks.most_common())
+        raise InputError(
+            f"{what} at step {self.state.global_step + 1}; tasks in the batch: {batch}. Stopped before the weights "
+            f"changed. {f'Kept: {last}' if last else 'There is no checkpoint yet'}. Try a lower training.learning_rate "
+            "or a longer training.warmup, and look at the rows of these tasks"
+        )
+
+    # Logging ----------------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # The whole training is one pass of the sampler; an epoch is as many rows as the tasks have.
+        rows = self.state.global_step * self._train_batch_size * self.args.gradient_accumulation_steps
+        self.state.epoch = rows * self.args.world_size / sum(self._sizes)
+        self._metrics["train"].pop("num_tokens", None)  # TRL's count begins at zero again when a run is resumed
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """Not estimated: transformers would count all parameters in every forward pass."""
+        return 0
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints.incomplete)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        with written_aside(self.checkpoints.folder / name, self.checkpoints.incomplete / name):
+            Trainer._save_checkpoint(self, model, trial)  # not SFTTrainer's, which writes a model card beside the run
+        self.checkpoints.keep(self._recipe.training.keep_checkpoints)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Weights and their configuration; neither the tokenizer, which is the base model's, nor pickled arguments."""
+        assert output_dir is not None
+        save_weights(self.accelerator.unwrap_model(self.model), Path(output_dir), state_dict)
+
+
+def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    """Write the adapter, or the whole model if it has none, as safetensors with its configuration."""
+    # Embeddings are never resized here; left to itself PEFT would ask the hub at every save whether they were.
+    options: dict[str, Any] = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(str(folder), state_dict=state_dict, **options)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card is an empty form

@@ -1,0 +1,206 @@
+"""A run killed by SIGKILL and resumed ends with the weights of a run that nothing disturbed, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from miniature import make_recipe
+from multilora.training.metrics import read_metrics
+
+STEPS = 14
+# A moment, a path in the recipe's folder that is there after the kill, and one that is not.
+MOMENTS = {
+    "claiming the folder": (".run.new/recipe.yaml", "run/recipe.yaml"),
+    "saving a checkpoint": ("run/checkpoints/.incomplete/checkpoint-4/optimizer.pt", "run/checkpoints/checkpoint-4"),
+    "renaming a checkpoint": (
+        "run/checkpoints/.incomplete/checkpoint-4/trainer_state.json",
+        "run/checkpoints/checkpoint-4",
+    ),
+    "rotating checkpoints": ("run/checkpoints/.incomplete/checkpoint-2", "run/checkpoints/checkpoint-2"),
+    "saving the adapter": ("run/.adapter.incomplete/adapter_model.safetensors", "run/adapter"),
+    "writing the results": ("run/adapter/adapter_model.safetensors", "run/results.json"),
+}
+
+
+# In the child ------------------------------------------------------------------------------------------------------
+
+
+def _train(recipe: Path, resume: bool, moment: str | None) -> None:
+    from multilora.recipe_file import load_recipe
+    from multilora.training.run import train
+
+    torch.set_num_threads(1)
+    if moment is not None:
+        _die_at(moment)
+    train(load_recipe(recipe), resume=resume)
+
+
+def _die_at(moment: str) -> None:
+    """Have the process kill itself at a moment that a kill from outside would hardly hit."""
+    from transformers import Trainer
+
+    import multilora.training.run as run_module
+    import multilora.training.run_folder as run_folder_module
+    from multilora.training.checkpoints import Checkpoints
+
+    def die(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def at_call(number: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        calls: list[None] = []
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(None)
+            return die() if len(calls) == number else function(*args, **kwargs)
+
+        return counted
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == "checkpoint-4" and self.parent.name == ".incomplete":
+            die()
+        os.rename(self, target)
+        return target
+
+    match moment:
+        case "claiming the folder":
+            run_folder_module.replace_folder = die  # pyright: ignore
+        case "saving a checkpoint":
+            Trainer._save_rng_state = at_call(2, Trainer._save_rng_state)
+        case "renaming a checkpoint":
+            Path.rename = rename  # pyright: ignore
+        case "rotating checkpoints":
+            Checkpoints.clean = at_call(4, Checkpoints.clean)  # at the start and after steps 2, 4 and 6
+        case "saving the adapter":
+            save = run_module.save_weights
+            run_module.save_weights = lambda *args: (save(*args), die())  # pyright: ignore
+        case "writing the results":
+            run_module.write_text = die  # pyright: ignore
+        case _:
+            raise AssertionError(moment)
+
+
+# In the parent -----------------------------------------------------------------------------------------------------
+
+
+def start(recipe: Path, resume: bool = False, moment: str | None = None) -> BaseProcess:
+    """A process of its own for the run, forked from a server that has imported everything once."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["multilora.training.run"])
+    process = context.Process(target=_train, args=(recipe, resume, moment))
+    process.start()
+    return process
+
+
+def finish(recipe: Path, resume: bool = False) -> None:
+    process = start(recipe, resume)
+    process.join(120)
+    assert process.exitcode == 0
+
+
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    times = ("seconds", "tokens_per_second")
+    lines = [{k: v for k, v in line.items() if k not in times} for line in read_metrics(folder / "metrics.jsonl")]
+    return load_file(folder / "adapter" / "adapter_model.safetensors"), lines
+
+
+def assert_as_undisturbed(folder: Path, undisturbed: Path) -> None:
+    (weights, lines), (expected_weights, expected_lines) = outcome(folder), outcome(undisturbed)
+    assert lines == expected_lines
+    assert weights.keys() == expected_weights.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, expected_weights[name]), name
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    assert names == sorted(str(path.relative_to(undisturbed)) for path in undisturbed.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(make_recipe(folder, steps=STEPS, save_every=2, log_every=1))
+    return folder / "run"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, undisturbed: Path) -> Path:
+    for name in ("model", "a.jsonl", "b.jsonl"):
+        (tmp_path / name).symlink_to(undisturbed.parent / name)
+    return make_recipe(tmp_path, steps=STEPS, save_every=2, log_every=1)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_a_bad_moment(recipe: Path, undisturbed: Path, moment: str) -> None:
+    process = start(recipe, moment=moment)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    there, not_there = MOMENTS[moment]
+    assert (recipe.parent / there).exists()
+    assert not (recipe.parent / not_there).exists()
+    finish(recipe, resume=True)
+    assert_as_undisturbed(recipe.parent / "run", undisturbed)
+
+
+def printed_rng() -> random.Random:
+    """Other moments in every test run; pytest shows the seed if the test fails."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+def kill_at(process: BaseProcess | subprocess.Popen[bytes], metrics: Path, step: int, delay: float) -> None:
+    """SIGKILL `delay` seconds after the metrics of `step` were written."""
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= step):
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.001)
+    time.sleep(delay)
+    process.kill()
+
+
+def test_killed_at_two_random_moments(recipe: Path, undisturbed: Path) -> None:
+    rng = printed_rng()
+    metrics = recipe.parent / "run" / "metrics.jsonl"
+    for step in sorted(rng.sample(range(1, STEPS - 2), 2)):
+        process = start(recipe, resume=True)
+        kill_at(process, metrics, step, rng.uniform(0, 0.05))
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    finish(recipe, resume=True)
+    assert_as_undisturbed(recipe.parent / "run", undisturbed)
+
+
+@pytest.mark.slow
+def test_the_command_killed_at_five_random_moments(tmp_path: Path) -> None:
+    rng = printed_rng()
+    steps = 60
+
+    def command(recipe: Path) -> list[str]:
+        script = "from multilora_cli.main import run; run()"
+        return [sys.executable, "-c", script, "train", str(recipe), "--resume"]
+
+    def recipe(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        return make_recipe(tmp_path / name, steps=steps, save_every=5, log_every=1)
+
+    whole, killed = recipe("whole"), recipe("killed")
+    subprocess.run(command(whole), check=True, capture_output=True)
+    metrics = tmp_path / "killed" / "run" / "metrics.jsonl"
+    for step in sorted(rng.sample(range(1, steps - 3), 5)):
+        process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        kill_at(process, metrics, step, rng.uniform(0, 0.1))
+        assert process.wait(60) == -signal.SIGKILL
+    subprocess.run(command(killed), check=True, capture_output=True)
+    assert_as_undisturbed(tmp_path / "killed" / "run", tmp_path / "whole" / "run")
