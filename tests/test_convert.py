@@ -479,7 +479,7 @@ for moment in [lambda: at_layer(0), lambda: at_layer(7), at_config, lambda: at_r
         os._exit(0)
     _, status = os.waitpid(child, 0)
     print(os.WTERMSIG(status), Path(out).exists(), sorted(p.name for p in Path(out).parent.glob(".*")), flush=True)
-    for path in Path(out).parent.glob(".*old*"):
+    for path in Path(out).parent.glob(".*replaced"):
         path.rename(out)
 """
 
@@ -504,7 +504,7 @@ def test_a_kill_at_any_moment_leaves_no_half_folder(adapter: Path, tmp_path: Pat
     assert len(lines) == 5
     if overwrite:
         assert [line.split()[:2] for line in lines] == [["9", "True"]] * 4 + [["9", "False"]]
-        assert ".out.old-" in lines[-1]  # between the two renames the former folder is beside, complete
+        assert ".out.replaced" in lines[-1]  # between the two renames the former folder is beside, complete
         assert (out / WEIGHTS_FILE).read_bytes() == former
     else:
         # The last moment, a second rename, does not come: the export is complete.

@@ -1,9 +1,9 @@
-"""An output folder that appears complete or not at all."""
+"""Folders and files that appear complete or not at all, whenever the process is killed."""
 
 from __future__ import annotations
 
+import errno
 import os
-import secrets
 import shutil
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
@@ -13,12 +13,31 @@ from multilora.errors import InputError
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool, replaceable: Collection[str]) -> Generator[Path]:
-    """A folder to write into, beside `target`, that takes the place of `target` when the block ends without error.
+def written_aside(final: Path, aside: Path | None = None) -> Generator[Path]:
+    """Yield a new folder to write into; when the block ends without an error, it becomes `final`.
 
-    An error or a kill at any moment leaves `target` as it was. One exception: when `target` has files already and
-    the kill falls between the two renames that exchange the folders, the former one is found beside it as
-    `.<name>.old-<digits>`. A kill leaves `.<name>.partial-<digits>` behind, which can be deleted.
+    An earlier `final` is replaced. What a killed process left under `aside` is removed first.
+
+    Args:
+        final: the folder's place.
+        aside: where it is written, on the same file system; None: `.NAME.incomplete` beside `final`.
+    """
+    aside = final.with_name(f".{final.name}.incomplete") if aside is None else aside
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for path in (*aside.rglob("*"), aside):
+            sync(path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    replace_folder(final, by=aside)
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool, replaceable: Collection[str]) -> Generator[Path]:
+    """As `written_aside`, for an output folder that a user named: what is there is replaced only if it may be.
 
     Args:
         target: the folder to create; missing parents are created. It may exist and be empty.
@@ -29,33 +48,61 @@ def new_folder(target: Path, *, overwrite: bool, replaceable: Collection[str]) -
         InputError: `target` is a file, has files and `overwrite` is off, has files that are not `replaceable`, or
             cannot be created.
     """
-    _check(target, overwrite, replaceable)
     place = target.resolve()  # a link to a folder keeps being one
-    token = secrets.token_hex(4)
-    partial, old = (place.with_name(f".{place.name}.{kind}-{token}") for kind in ("partial", "old"))
+    restore_replaced(place)
+    _check(target, overwrite, replaceable)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
+        if not os.access(place.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise InputError(f"cannot create the output folder {str(target)!r}: {error.strerror}") from error
-    try:
+    with written_aside(place) as partial:
         yield partial
-        sync(partial)
         _check(target, overwrite, replaceable)  # others may have written meanwhile
-        if place.exists():
-            place.rename(old)
-        try:
-            partial.rename(place)
-        except OSError:
-            if old.exists():
-                old.rename(place)
-            raise
-        sync(place.parent)
-    finally:
-        if partial.exists():
-            shutil.rmtree(partial)
-    if old.exists():
-        shutil.rmtree(old)
+
+
+def replace_folder(path: Path, by: Path) -> None:
+    """Put the folder `by` into the place of `path`, whose old content is deleted only when the new one is there.
+
+    A kill between the two renames leaves the old content in `replaced_name(path)`; `restore_replaced` brings it back.
+    """
+    old = replaced_name(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    try:
+        by.rename(path)
+    except OSError:
+        restore_replaced(path)
+        raise
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_replaced(path: Path) -> None:
+    """Undo a `replace_folder` that was killed before the new folder was in place."""
+    if replaced_name(path).exists() and not path.exists():
+        replaced_name(path).rename(path)
+
+
+def replaced_name(path: Path) -> Path:
+    """Where `replace_folder` keeps the old folder for a moment."""
+    return path.with_name(f".{path.name}.replaced")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it has its old content or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.incomplete")
+    aside.write_text(text, encoding="utf-8")
+    sync(aside)
+    aside.replace(path)
+    sync(path.parent)
+
+
+def is_empty(path: Path) -> bool:
+    """There is no such folder, or nothing is in it."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def sync(path: Path) -> None:

@@ -23,14 +23,7 @@ def model_structure(model: str, *, local_files_only: bool = False) -> nn.Module:
     Raises:
         InputError: there is no such folder or id, or transformers cannot build such a model.
     """
-    folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        names = sorted(entry.name for entry in folder.iterdir())
-        hint = ": it holds an adapter; name its base model" if "adapter_config.json" in names else ""
-        raise InputError(f"the folder {model!r} holds no model: it has no config.json{hint}")
-    if not folder.is_dir() and _looks_like_a_path(folder, model):
-        near = nearest(folder.name, (entry.name for entry in folder.parent.iterdir())) if folder.parent.is_dir() else ""
-        raise InputError(f"no model folder {model!r}{near}")
+    model_folder(model)
     try:
         config = AutoConfig.from_pretrained(model, local_files_only=local_files_only, trust_remote_code=False)
         with torch.device("meta"):
@@ -38,6 +31,25 @@ def model_structure(model: str, *, local_files_only: bool = False) -> nn.Module:
     except Exception as error:  # a configuration that is missing, unknown or garbled fails anywhere in transformers
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"cannot build the model {model!r} from its configuration: {reason}") from error
+
+
+def model_folder(model: str) -> Path | None:
+    """The folder that `model` names; None where it is an id on the Hugging Face hub. The hub is not asked.
+
+    Raises:
+        InputError: a folder that is not there, or that holds no model.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            adapter = (folder / "adapter_config.json").is_file()
+            hint = ": it holds an adapter; name its base model" if adapter else ""
+            raise InputError(f"the folder {model!r} holds no model: it has no config.json{hint}")
+        return folder
+    if _looks_like_a_path(folder, model):
+        near = nearest(folder.name, (entry.name for entry in folder.parent.iterdir())) if folder.parent.is_dir() else ""
+        raise InputError(f"no model folder {model!r}{near}")
+    return None
 
 
 def output_layer_name(model: nn.Module) -> str | None:

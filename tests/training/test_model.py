@@ -44,7 +44,7 @@ def test_a_folder_is_found_and_loaded(folder: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./model2", "../x", "a/b/c", "{here}/modle", "{here}/"])
 def test_a_missing_folder_is_refused_before_any_hub_is_asked(folder: Path, path: str) -> None:
-    with pytest.raises(InputError, match=r"no such folder|no config\.json") as error:
+    with pytest.raises(InputError, match=r"no model folder|no config\.json") as error:
         source(path.format(here=folder.parent))
     if "modle" in path:
         assert "nearest: 'model'" in str(error.value)
@@ -52,7 +52,7 @@ def test_a_missing_folder_is_refused_before_any_hub_is_asked(folder: Path, path:
 
 def test_a_missing_folder_beside_others_is_no_hub_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent.parent)
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no model folder"):
         source(f"{folder.parent.name}/modell")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from multilora.training.folders import write_text
+from multilora.folders import write_text
 from multilora.training.progress import TrainingProgress
 
 _KEPT = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "epoch")

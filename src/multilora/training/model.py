@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from multilora.errors import InputError, nearest
+from multilora.errors import InputError
 from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod
+from multilora.structure import model_folder
 from multilora.training.optimizer import scaling_parameters
 
 Method = MultiLoraMethod | LoraMethod | FullMethod
@@ -35,15 +36,12 @@ class ModelSource:
         Raises:
             InputError: a folder that is not there, or that holds no model.
         """
-        folder = Path(section.path)
-        if folder.is_dir():
-            if not (folder / "config.json").is_file():
-                raise InputError(f"model.path: the folder {section.path!r} holds no model: it has no config.json")
+        try:
+            folder = model_folder(section.path)
+        except InputError as error:
+            raise InputError(f"model.path: {error}") from error
+        if folder is not None:
             return cls(str(folder.resolve()), {"trust_remote_code": section.trust_remote_code})
-        beside = folder.parent.is_dir() and len(folder.parts) > 1
-        if folder.is_absolute() or section.path.startswith(".") or len(folder.parts) > 2 or beside:
-            names = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
-            raise InputError(f"model.path: no such folder: {section.path!r}{nearest(folder.name, names)}")
         return cls(section.path, {"trust_remote_code": section.trust_remote_code, "revision": section.revision})
 
     def tokenizer(self) -> Any:
@@ -80,7 +78,8 @@ class ModelSource:
     def _load(self, what: str, loader: Any, **options: Any) -> Any:
         try:
             return loader.from_pretrained(self.location, **self.options, **options)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:  # missing, unfit and broken files
+        # Missing, unfit and broken files. (The hub's library has its own class for a config.json with a wrong type.)
+        except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise InputError(f"model.path: cannot load the {what} of {self.location!r}: {reason}") from error
 

@@ -22,10 +22,10 @@ from multilora.data.mixture import mixture_quotas
 from multilora.data.tasks.jsonl import JsonlTask
 from multilora.data.template import Template
 from multilora.errors import InputError
+from multilora.folders import write_text, written_aside
 from multilora.recipe import FullMethod, Recipe
 from multilora.training.batches import as_dataset
 from multilora.training.checkpoints import checkpoint_step
-from multilora.training.folders import write_text, written_aside
 from multilora.training.metrics import MetricsCallback, cut_metrics, read_metrics
 from multilora.training.model import ModelSource, ParameterCounts, apply_method, check_trainable, weights_dtype
 from multilora.training.progress import Silent, TrainingProgress, quiet_libraries

@@ -13,8 +13,8 @@ import yaml
 
 from multilora.data.encoding import EncodedTask
 from multilora.errors import InputError
+from multilora.folders import is_empty, replace_folder, restore_replaced, written_aside
 from multilora.recipe import NOT_DETERMINING, Recipe
-from multilora.training.folders import is_empty, replace_folder, restore_replaced, written_aside
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from multilora.errors import InputError
+from multilora.folders import written_aside
 from multilora.recipe import FullMethod, Recipe
 from multilora.training.batches import TASK_IDS, Collator, MixtureSampler
 from multilora.training.checkpoints import Checkpoints
-from multilora.training.folders import written_aside
 from multilora.training.optimizer import optimizer_groups
 
 
