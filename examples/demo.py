@@ -16,6 +16,8 @@ import random
 import shutil
 import subprocess
 import sys
+import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,26 +27,30 @@ WORDS = [
     "sable", "tulip", "umber", "velvet", "willow", "yarrow", "zephyr",
 ]  # fmt: skip
 ROWS_PER_TASK = 4000
+TESTED_ROWS = 64
 Row = dict[str, str]
 
 
-def rows(task: str, rng: random.Random) -> Iterator[Row]:
-    """Endless rows {prompt, completion} of one task."""
+def rows(task: str, seed: int, held_out: bool) -> Iterator[Row]:
+    """Endless rows {prompt, completion} of one task; a tenth of all prompts, told by their checksum, is held out."""
+    rng = random.Random(f"{task} {seed}")
     while True:
         words = rng.sample(WORDS, rng.randint(2, 5))
-        a, b = rng.randrange(20), rng.randrange(20)
-        yield {
+        a, b = rng.randrange(30), rng.randrange(30)
+        row = {
             "copy": {"prompt": f"Repeat: {' '.join(words)}", "completion": " ".join(words)},
             "count": {"prompt": f"How many words: {' '.join(words)}", "completion": str(len(words))},
-            "reverse": {"prompt": f"Reverse: {' '.join(words)}", "completion": " ".join(reversed(words))},
+            "last": {"prompt": f"Last word: {' '.join(words)}", "completion": words[-1]},
             "add": {"prompt": f"Add: {a} + {b}", "completion": str(a + b)},
         }[task]
+        if (zlib.crc32(row["prompt"].encode()) % 10 == 0) is held_out:
+            yield row
 
 
 def make_data(folder: Path) -> None:
     folder.mkdir(parents=True)
-    for seed, task in enumerate(("copy", "count", "reverse", "add")):
-        source = rows(task, random.Random(seed))
+    for task in ("copy", "count", "last", "add"):
+        source = rows(task, 0, held_out=False)
         text = "".join(json.dumps(next(source)) + "\n" for _ in range(ROWS_PER_TASK))
         (folder / f"{task}.jsonl").write_text(text, encoding="utf-8")
 
@@ -85,6 +91,14 @@ def make_model(folder: Path, data: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
+def quiet_transformers() -> None:
+    """No progress bars of loading and saving, and no notes for those who maintain the libraries."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)
+
+
 def multilora(*arguments: str) -> None:
     print(f"\n$ multilora {' '.join(arguments)}", flush=True)
     script = Path(sys.executable).with_name("multilora")  # of this virtual environment, on the PATH or not
@@ -101,6 +115,7 @@ def main() -> None:
         parser.error(f"folder: {folder} is not empty and not of an earlier demo; name another")
     shutil.rmtree(folder, ignore_errors=True)
 
+    quiet_transformers()
     make_data(folder / "data")
     make_model(folder / "model", folder / "data")
     os.environ["DEMO"] = str(folder)
@@ -109,9 +124,38 @@ def main() -> None:
     multilora("train", str(recipes / "demo-base.yaml"), *steps)
     multilora("train", str(recipes / "demo.yaml"), *steps)
     multilora("export", str(folder / "run" / "adapter"), str(folder / "lora"))
-    results = json.loads((folder / "run" / "results.json").read_text())
+    show_answers(folder)
     print(f"\nThe run is in {folder / 'run'}, the exported LoRA in {folder / 'lora'}.")
-    print(f"Its figures are in {folder / 'run' / 'results.json'}: {len(results)} entries.")
+
+
+def show_answers(folder: Path) -> None:
+    """Held-out prompts, answered by the base model and with the adapter, as plain LoRA from the export."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
+    base = AutoModelForCausalLM.from_pretrained(folder / "base" / "model").eval()
+    model = PeftModel.from_pretrained(base, folder / "lora").eval()
+
+    def answers(prompts: list[str]) -> list[str]:
+        batch = tokenizer(prompts, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            made = model.generate(**batch, max_new_tokens=8, do_sample=False)
+        return tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    print(f"\nright answers on {TESTED_ROWS} held-out prompts of each task, base model and with the adapter:")
+    for task in ("last", "add"):
+        source = rows(task, 1, held_out=True)
+        tested = [next(source) for _ in range(TESTED_ROWS)]
+        prompts = [row["prompt"] + "\n" for row in tested]
+        with model.disable_adapter():
+            before = answers(prompts)
+        after = answers(prompts)
+        right = [
+            sum(a.strip() == row["completion"] for a, row in zip(made, tested, strict=True)) for made in (before, after)
+        ]
+        print(f"  {task:5} {right[0]:3} -> {right[1]:3}   {tested[0]['prompt']!r}: {before[0]!r} -> {after[0]!r}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def test_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "run/results.json").read_text())
     assert results["steps"] == 3
-    assert set(results["tasks"]) == {"reverse", "add"}
+    assert set(results["tasks"]) == {"last", "add"}
     assert (folder / "lora/adapter_model.safetensors").is_file()
     again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert again.returncode == 0, again.stderr  # an earlier demo is replaced
