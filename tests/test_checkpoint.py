@@ -270,6 +270,10 @@ FIRST = "base_model.model.first"
         (lambda t: t.clear(), "nothing was saved"),
         (lambda t: t.update({"base_model.model.embed.weight": torch.zeros(2, 2)}), "unexpected tensor .*embed.weight"),
         (lambda t: t.update({f"{FIRST}.multilora_A.default": torch.zeros(6, 8)}), "unexpected tensor"),
+        (
+            lambda t: t.update({"base_model.model.lm_head.base_layer.weight": torch.zeros(2, 2)}),
+            "is a weight of the base model.*save_embedding_layers=False",
+        ),
         (lambda t: t.update({f"{FIRST}.multilora_A": torch.zeros(6)}), r"lora_A \(6,\)"),
         (lambda t: t.update({f"{FIRST}.multilora_A": torch.zeros(6, 8, 1)}), r"lora_A \(6, 8, 1\)"),
         (lambda t: t.update({f"{FIRST}.multilora_A": torch.zeros(6, 0)}), r"lora_A \(6, 0\)"),

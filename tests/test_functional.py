@@ -288,6 +288,31 @@ def test_compiles_without_a_graph_break() -> None:
     torch.testing.assert_close(ours, eager)
 
 
+@pytest.mark.parametrize("shape", [(4,), (2, 3), ()])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_result_may_be_changed_in_place(shape: tuple[int, ...], compiled: bool) -> None:
+    """As a model's `hidden += residual` or `ReLU(inplace=True)` does."""
+    t = tensors("vector", shape=shape, dtype=torch.float32)
+    names = list(t)
+
+    def run(*values: Tensor) -> Tensor:
+        y = multilora_linear(**dict(zip(names, values, strict=True)), alpha_over_r=0.5)
+        y += 1
+        y[..., :2].mul_(3)
+        return y.relu_()
+
+    def reference(*values: Tensor) -> Tensor:
+        y = multilora_linear(**dict(zip(names, values, strict=True)), alpha_over_r=0.5) + 1
+        return torch.cat([3 * y[..., :2], y[..., 2:]], -1).relu()
+
+    function = torch.compile(run, fullgraph=True, backend="aot_eager") if compiled else run
+    ours, theirs = gradients(function(*t.values()), t), gradients(reference(*t.values()), t)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name])
+    low = multilora_low_rank(t["x"], t["lora_A"], t["lora_B"], t["scaling"], 0.5)
+    low.mul_(2).sum().backward()
+
+
 # Wrong shapes -----------------------------------------------------------------------------------------------------
 
 

@@ -232,6 +232,12 @@ def _sort_keys(
         if declares_more and not of_method and key.startswith(PREFIX):
             others.append(key)
             continue
+        if key.endswith(("base_layer.weight", "lm_head.weight", "embed_tokens.weight")):
+            raise InputError(
+                f"{file}: {key!r} is a weight of the base model, which PEFT copied into the adapter (embeddings or "
+                "output layer among target_modules, or resized). LoRA pairs cannot say whether it is unchanged. If it "
+                "is, load the adapter with PEFT and save it with save_pretrained(…, save_embedding_layers=False)"
+            )
         reason = next((text for part in parts if (text := _EXPLAINED.get(part))), "has no place in it")
         raise InputError(
             f"{file}: unexpected tensor {key!r}: it {reason}. An adapter with this {CONFIG_FILE} has "

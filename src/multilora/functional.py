@@ -125,8 +125,10 @@ def _apply(
             f"x must be (…, d_in) with d_in = {d_in} from lora_A {tuple(lora_A.shape)}; got {tuple(x.shape)}"
         )
     dtype = x.dtype
-    if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:  # autocast leaves fp64 alone; so do we
-        dtype = torch.get_autocast_dtype(x.device.type)
+    device = x.device.type  # not every device has autocast: meta has none
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and dtype != torch.float64:  # autocast leaves fp64 alone; so do we
+        dtype = torch.get_autocast_dtype(device)
     return _MultiLoraLinear.apply(x, weight, bias, lora_A, lora_B, scaling, alpha_over_r, dtype)  # type: ignore[no-any-return]
 
 
@@ -187,7 +189,8 @@ class _MultiLoraLinear(torch.autograd.Function):
             # B's and s's gradients are formed together: with a scale in fp32 they are summed in fp32.
             lora_B.dtype if scaling is None else torch.promote_types(lora_B.dtype, scaling.dtype),
         )
-        return y.view(*x.shape[:-1], y.shape[-1])
+        # Not `view`: what a custom function returns as a view may not be changed in place, and models do that.
+        return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])
 
     @staticmethod
     @once_differentiable

@@ -19,6 +19,10 @@ from multilora.config import MultiLoraConfig
 from multilora.errors import InputError, nearest
 from multilora.layer import MultiLoraLinear, can_adapt
 
+# PEFT guards its own methods likewise, by name, and misses dt_proj.
+_MAMBA = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+_NEVER_CALLED_IN_MAMBA = frozenset({"conv1d", "dt_proj", "out_proj"})
+
 
 class NoMatchingModuleError(InputError, NoMatchingPeftModuleError):
     """`target_modules` match no layer that can be adapted; an `InputError` that PEFT's handlers recognise too."""
@@ -99,6 +103,14 @@ class MultiLoraModel(BaseTuner):
                 layer.requires_grad_(False)  # an adapter added beside the active one is not trained
             self._replace_module(parent, target_name, layer, target)
 
+    def _check_target_module_compatiblity(self, peft_config: PeftConfig, model: nn.Module, target_name: str) -> None:
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        if model_type in _MAMBA and target_name in _NEVER_CALLED_IN_MAMBA:
+            raise InputError(
+                f"{target_name!r} of a {model_type} model cannot be adapted: the model reads the layer's weight and "
+                f"never calls it, so the adapter would be ignored. Set exclude_modules={sorted(_NEVER_CALLED_IN_MAMBA)}"
+            )
+
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version also assigns `child.weight` to the new module, which a base layer that comes back has
         # already and which fails for trainable tokens; our layers put themselves on the base layer's device.
@@ -142,8 +154,10 @@ class MultiLoraModel(BaseTuner):
     ) -> dict[str, Tensor]:
         """PEFT ignores an adapter's tensors for which the model has no place; here they are an error.
 
+        Tensors that are lacking are left to PEFT, which warns of them: loading a part is a use of its own.
+
         Raises:
-            InputError: the file has tensors of this method that no adapted layer takes, or lacks some that one needs.
+            InputError: there are tensors of this method that no adapted layer takes.
         """
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         expected = {
@@ -156,13 +170,12 @@ class MultiLoraModel(BaseTuner):
         kinds = tuple(f".{kind}" for kind in cls.tuner_layer_cls.adapter_layer_names)
         # Untranslated keys end in the kind; translated ones in the adapter's name.
         stray = sorted(key for key in remapped if key.endswith(kinds) and key not in expected)
-        missing = sorted(expected - remapped.keys())
-        if stray or missing:
+        if stray:
+            base = config.base_model_name_or_path
             raise InputError(
-                f"adapter {adapter_name!r} does not fit this model or its own adapter_config.json: "
-                f"{_some('tensors in the file that have no place in the model', stray)}"
-                f"{_some('tensors that the model needs and the file lacks', missing)}. "
-                f"It was trained on {config.base_model_name_or_path!r}"
+                f"adapter {adapter_name!r} does not fit this model, or its own adapter_config.json: {len(stray)} of "
+                f"its tensors have no place in the model, such as {stray[0]!r}"
+                + (f". It was trained on {base!r}" if base else "")
             )
         return remapped
 
@@ -203,10 +216,6 @@ def nearest_layers(wanted: Sequence[str], names: Sequence[str]) -> str:
         if found := nearest(word.rpartition(".")[2], endings):
             return found
     return f"; the model's linear layers end in {', '.join(map(repr, endings[:12]))}" if endings else ""
-
-
-def _some(what: str, keys: list[str]) -> str:
-    return f"{len(keys)} {what}, such as {keys[0]!r}; " if keys else ""
 
 
 def _pass_adapter_names(

@@ -139,3 +139,12 @@ def test_warnings_of_many_layers_are_one_line(folder: Path) -> None:
     _, warnings = apply_method(source(folder).model(torch.float32), method(name="multilora", r=12, num_loras=3))
     assert len(warnings) == 1, warnings
     assert "more layers" in warnings[0]
+
+
+def test_trained_tokens_of_tied_embeddings_are_refused(tmp_path: Path) -> None:
+    """TRL's loss reads the output layer's weight and would not see them."""
+    model = source(make_model(tmp_path / "model")).model(torch.float32)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    with pytest.raises(InputError, match=r"method\.trainable_token_indices: .*tie_word_embeddings"):
+        apply_method(model, method(name="multilora", r=2, trainable_token_indices=[5, 6]))

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -111,8 +112,47 @@ def apply_method(model: Any, method: Method) -> tuple[Any, list[str]]:
             "method.target_modules match the output layer (lm_head), whose adapter the loss would not see; leave it "
             "out, or train the whole layer with method.modules_to_save"
         )
+    if isinstance(adapted.get_output_embeddings(), TrainableTokensWrapper):
+        raise InputError(
+            "method.trainable_token_indices: the model's output layer shares the embeddings' weight "
+            "(tie_word_embeddings), and the loss reads that weight past the trained tokens; untie the model, or leave "
+            "them out"
+        )
     about_code = (FutureWarning, DeprecationWarning)  # for who maintains the libraries, not for who trains
     return adapted, _once([str(w.message) for w in caught if not issubclass(w.category, about_code)])
+
+
+@torch.no_grad()
+def check_packing(model: Any) -> None:
+    """No example of a packed row sees another one: the second one's logits do not depend on the first.
+
+    Models differ here (recurrent layers, attention of their own), and so do versions of transformers; a mask that is
+    not made is noticed by nothing else.
+
+    Raises:
+        InputError: an example sees another one, or the model takes no position_ids.
+    """
+    remedy = "leave training.packing off, or choose another model"
+    length = 8
+    ids = torch.arange(2 * length, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    other = ids.clone()
+    other[:, :length] = ids[:, :length].flip(1)
+    positions = torch.arange(length, device=model.device).repeat(2)[None]
+    was_training = model.training
+    model.eval()  # without dropout; and nothing is drawn, so that training goes the same way as without this check
+    try:
+        one, two = (
+            model(input_ids=x, position_ids=positions, use_cache=False).logits[:, length:] for x in (ids, other)
+        )
+    except TypeError as error:
+        raise InputError(f"training.packing: this model takes no position_ids ({error}); {remedy}") from error
+    finally:
+        model.train(was_training)
+    if float((one - two).abs().max()) > 1e-3 * float(one.abs().max()):
+        raise InputError(
+            f"training.packing: with {type(model).__name__} the examples of a packed row see each other: its attention "
+            f"does not heed position_ids; {remedy}"
+        )
 
 
 def check_trainable(model: nn.Module) -> None:
