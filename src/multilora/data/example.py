@@ -1,10 +1,14 @@
-"""What a task yields: one `Example` per row, or a `BadRow` that says where and why."""
+"""What a task yields: one `Example` per row, or a `BadRow` that says where and why; and what a task is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+# train and validation share the training files; test is the file that results are reported on.
+Split = Literal["train", "validation", "test"]
+EvalSplit = Literal["validation", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +17,21 @@ class Example:
 
     Attributes:
         prompt: the model's input.
-        completion: the target; never blank.
+        completion: the target; never blank. Where there are choices, it is one of them.
         source: where the row stands, such as `train.jsonl line 3`, for messages.
+        id: names the row within its task and files, the same at every reading; empty: the task has no ids.
+        choices: what a model may answer, each in place of the completion; empty: free text.
+        answers: what counts as right: the right choices, or the final number; empty: free text without scoring.
+        group: what scores are also reported or computed by, such as MMLU's subject or MultiRC's question.
     """
 
     prompt: str
     completion: str
     source: str
+    id: str = ""
+    choices: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +42,31 @@ class BadRow:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How answers to a task are scored.
+
+    Attributes:
+        kind: `choices`: the choice of highest likelihood is the answer; `final_number`: the last number of a generated
+            answer must equal the row's; `none`: free text, no score.
+        metrics: the scores of the task, its official ones, the main one first.
+    """
+
+    kind: Literal["none", "choices", "final_number"]
+    metrics: tuple[str, ...] = ()
+
+
 class Task(Protocol):
-    """A data set with its prompts. Training reads it through this alone, whatever its files look like."""
+    """A data set with its prompts and its scoring. Training and evaluation read it through this alone."""
 
     @property
     def name(self) -> str: ...
 
-    def check(self) -> None:
-        """Find what is wrong before any row is read, such as a missing file.
+    @property
+    def scoring(self) -> Scoring: ...
+
+    def check(self, split: Split = "train") -> None:
+        """Find what is wrong with the split before any row is read, such as a missing file.
 
         Raises:
             InputError: one message with every fault.
@@ -47,7 +76,20 @@ class Task(Protocol):
     def train_rows(self) -> Iterator[Example | BadRow]:
         """The training rows in the order of the files, one at a time, the same ones at every call.
 
+        Never a row of an evaluation file, nor of the validation split.
+
         Raises:
             InputError: what no row can be blamed for, such as a field of the template that no row has.
+        """
+        ...
+
+    def eval_rows(self, split: EvalSplit) -> Iterator[Example | BadRow]:
+        """The rows to evaluate on, in the order of the files.
+
+        Args:
+            split: `validation`: the rows held out of the training files; `test`: those of the evaluation files.
+
+        Raises:
+            InputError: the task has no such split.
         """
         ...

@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 # What a permutation is for; first part of its key, so that no two uses share random numbers.
 _ROWS_OF_TASK, _ORDER_OF_EPOCH = 0, 1
+
+
+RateRule = Literal["explicit", "proportional", "equal", "temperature"]
+CountedBy = Literal["examples", "tokens"]
+
+
+def rates_of(
+    sizes: Sequence[int],
+    tokens: Sequence[int],
+    rule: RateRule = "explicit",
+    explicit: Sequence[float] | None = None,
+    temperature: float = 1.0,
+    examples_cap: int | None = None,
+    counted_by: CountedBy = "examples",
+) -> list[float]:
+    """The tasks' sampling rates per example, as `mixture_order` takes them.
+
+    The rule gives each task's share p of the training: p ∝ n (proportional), n^(1/temperature) (temperature), 1
+    (equal) or the given rates (explicit). n is the number of the task's examples, or of its tokens; at most
+    `examples_cap`, as in T5 (arXiv 1910.10683, section 3.5.2). Counted by tokens, shares are shares of the tokens that
+    training sees, so a task's rate per example is its share over the mean length of its examples.
+
+    Args:
+        sizes: examples of each task, at least 1.
+        tokens: tokens of each task, prompts and completions, at least 1.
+        rule: how shares come about.
+        explicit: positive shares, for the rule explicit; None: equal.
+        temperature: at least 1; 1 is proportional, a large one nearly equal.
+        examples_cap: the largest n that counts (in tokens, if counted by tokens); None: no limit.
+        counted_by: what shares and n are measured in.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    if len(sizes) != len(tokens) or (explicit is not None and len(explicit) != len(sizes)):
+        raise ValueError(f"as many tokens and explicit rates as sizes; got {len(tokens)}, {explicit}, {len(sizes)}")
+    if temperature < 1 or (examples_cap is not None and examples_cap < 1):
+        raise ValueError(f"temperature and examples_cap must be at least 1; got {temperature}, {examples_cap}")
+    counts = [
+        n if examples_cap is None else min(n, examples_cap) for n in (tokens if counted_by == "tokens" else sizes)
+    ]
+    match rule:
+        case "explicit":
+            shares = [1.0] * len(sizes) if explicit is None else list(explicit)
+        case "equal":
+            shares = [1.0] * len(sizes)
+        case "proportional":
+            shares = [float(n) for n in counts]
+        case "temperature":
+            shares = [n ** (1 / temperature) for n in counts]
+    if counted_by == "examples":
+        return shares
+    return [share * size / length for share, size, length in zip(shares, sizes, tokens, strict=True)]
 
 
 def mixture_quotas(rates: Sequence[float], length: int) -> list[int]:
@@ -58,8 +113,19 @@ def mixture_order(
     for task, (size, quota) in enumerate(zip(sizes, quotas, strict=True)):
         parts.append(first_row + _task_rows(task, size, seed, start=epoch * quota, count=quota))
         first_row += size
-    rows = np.concatenate(parts)
-    return rows[_permutation(len(rows), seed, _ORDER_OF_EPOCH, epoch)]
+    # What is shuffled is whose turn it is; each task's rows keep their order, or passes would overlap.
+    turns = np.repeat(np.arange(len(sizes)), quotas)
+    turns = turns[_permutation(len(turns), seed, _ORDER_OF_EPOCH, epoch)]
+    rows = np.empty(len(turns), dtype=np.int64)
+    for task, part in enumerate(parts):
+        rows[turns == task] = part
+    return rows
+
+
+def mixture_stream(sizes: Sequence[int], rates: Sequence[float], seed: int) -> Iterator[int]:
+    """The epochs of `mixture_order` end to end, without end; an epoch is made when its first row is asked for."""
+    for epoch in itertools.count():
+        yield from mixture_order(sizes, rates, seed, epoch).tolist()
 
 
 def _task_rows(task: int, size: int, seed: int, start: int, count: int) -> NDArray[np.int64]:

@@ -1,22 +1,26 @@
-"""Batches: rows in the mixture's order, padded, with the numbers of their tasks beside them."""
+"""Batches: examples in the mixture's order, padded or packed, with the number of each token's task beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 from multilora.data.encoding import EncodedTask
-from multilora.data.mixture import mixture_order
+from multilora.data.mixture import mixture_stream
+from multilora.data.packing import packed_rows
 
 IGNORED = -100  # the label that a loss leaves out, in torch and transformers
+NO_TASK = -1  # the task of padding
 TASK_IDS = "task_ids"  # beside the model's inputs in a batch; taken out before the model is called
 
 
@@ -57,11 +61,66 @@ class MixtureSampler(Sampler[int]):
         return self._length
 
     def __iter__(self) -> Iterator[int]:
-        left, epoch = self._length, 0
-        while left > 0:
-            order = mixture_order(self._sizes, self._rates, self._seed, epoch)[:left]
-            yield from order.tolist()
-            left, epoch = left - len(order), epoch + 1
+        return islice(mixture_stream(self._sizes, self._rates, self._seed), self._length)
+
+    def examples_in(self, rows: int) -> int:
+        """How many examples the first `rows` rows hold: one each."""
+        return rows
+
+
+class PackedSampler(Sampler[tuple[int, ...]]):
+    """Packed rows for the whole training: the examples of `MixtureSampler`, packed as they come (`packed_rows`).
+
+    It makes the same rows each time, and resuming skips those that were used.
+
+    Args:
+        sizes, rates, seed: as for `MixtureSampler`.
+        lengths: tokens of each example.
+        row_length: tokens of a packed row.
+        length: packed rows of the whole training.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        rates: Sequence[float],
+        seed: int,
+        lengths: NDArray[np.int64],
+        row_length: int,
+        length: int,
+    ) -> None:
+        self._sizes, self._rates, self._seed, self._length = list(sizes), list(rates), seed, length
+        self._lengths, self._row_length = lengths, row_length
+        self._counted = (iter(self), 0, 0)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        stream = mixture_stream(self._sizes, self._rates, self._seed)
+        return islice(packed_rows(stream, self._lengths, self._row_length), self._length)
+
+    def examples_in(self, rows: int) -> int:
+        """How many examples the first `rows` packed rows hold. Asked with growing numbers it goes on counting."""
+        source, done, examples = self._counted
+        if rows < done:
+            source, done, examples = iter(self), 0, 0
+        examples += sum(len(row) for row in islice(source, rows - done))
+        self._counted = (source, rows, examples)
+        return examples
+
+
+class PackedRows(Dataset[list[dict[str, Any]]]):
+    """A data set of examples, read by packed rows: `rows[(3, 1)]` is the list of examples 3 and 1."""
+
+    def __init__(self, dataset: datasets.Dataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> list[dict[str, Any]]:
+        return self._dataset.__getitems__(list(index))
 
 
 @dataclass(frozen=True)
@@ -75,20 +134,52 @@ class Collator:
     pad_id: int
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask`, `labels` (rows, longest), int64, and `task_ids` (rows,)."""
-        longest = max(len(row["input_ids"]) for row in rows)
-        input_ids = torch.full((len(rows), longest), self.pad_id)
-        attention_mask = torch.zeros_like(input_ids)
-        labels = torch.full_like(input_ids, IGNORED)
+        """`input_ids`, `attention_mask`, `labels`, `task_ids` (rows, longest), int64; the task of padding is −1."""
+        batch = _empty(len(rows), max(len(row["input_ids"]) for row in rows), self.pad_id)
         for number, row in enumerate(rows):
-            ids = torch.as_tensor(row["input_ids"], dtype=torch.int64)
-            prompt_length, length = int(row["prompt_length"]), len(ids)
-            input_ids[number, :length] = ids
-            attention_mask[number, :length] = 1
-            labels[number, prompt_length:length] = ids[prompt_length:]
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "labels": labels,
-            TASK_IDS: torch.tensor([int(row["task"]) for row in rows]),
-        }
+            _put(batch, row, number, 0)
+        return batch | {"attention_mask": (batch[TASK_IDS] != NO_TASK).long()}
+
+
+@dataclass(frozen=True)
+class PackedCollator:
+    """Packed rows to a batch. There is no attention mask: with one, transformers would not look at the positions.
+
+    Attributes:
+        pad_id: any id that the model has; of what is left at a row's end each token is a segment of its own, without
+            loss. (One long segment could reach beyond the model's positions.)
+        row_length: tokens of a row.
+    """
+
+    pad_id: int
+    row_length: int
+
+    def __call__(self, rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Tensor]:
+        """`input_ids`, `position_ids` (restarting with every example), `labels`, `task_ids` (rows, row_length)."""
+        batch = _empty(len(rows), self.row_length, self.pad_id)
+        position_ids = torch.zeros_like(batch["input_ids"])
+        for number, examples in enumerate(rows):
+            start = 0
+            for example in examples:
+                end = _put(batch, example, number, start)
+                position_ids[number, start:end] = torch.arange(end - start)
+                start = end
+        return batch | {"position_ids": position_ids}
+
+
+def _empty(rows: int, length: int, pad_id: int) -> dict[str, Tensor]:
+    return {
+        name: torch.full((rows, length), value)
+        for name, value in (("input_ids", pad_id), ("labels", IGNORED), (TASK_IDS, NO_TASK))
+    }
+
+
+def _put(batch: dict[str, Tensor], example: dict[str, Any], row: int, start: int) -> int:
+    """Write an example into a row from `start` on. Returns where it ends."""
+    ids = torch.as_tensor(example["input_ids"], dtype=torch.int64)
+    end = start + len(ids)
+    batch["input_ids"][row, start:end] = ids
+    learnt = max(int(example["prompt_length"]), 1)  # nothing predicts a first token; the one before is not its own
+    batch["labels"][row, start + learnt : end] = ids[learnt:]
+    batch[TASK_IDS][row, start:end] = int(example["task"])
+    return end

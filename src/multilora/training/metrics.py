@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from multilora.folders import write_text
 from multilora.training.progress import TrainingProgress
+from multilora.training.task_losses import by_task
 
 _KEPT = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "epoch")
 
@@ -77,7 +78,7 @@ class MetricsCallback(TrainerCallback):
             "seconds": round(self._seconds_before + now - self._began, 3),
         }
         self._tokens, self._logged = tokens, now
-        self._file.write(json.dumps({"step": state.global_step, **line}) + "\n")
+        self._file.write(json.dumps({"step": state.global_step, **line, "tasks": by_task(logs)}) + "\n")
         self._file.flush()
         self._progress.step(state.global_step, line)
 

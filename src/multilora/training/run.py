@@ -11,23 +11,34 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import set_seed
 
 from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, encode_task
-from multilora.data.mixture import mixture_quotas
-from multilora.data.tasks.jsonl import JsonlTask
-from multilora.data.template import Template
+from multilora.data.example import Task
+from multilora.data.mixture import mixture_quotas, mixture_stream, rates_of
+from multilora.data.packing import packed_rows
+from multilora.data.tasks.registry import build_task
 from multilora.errors import InputError
 from multilora.folders import write_text, written_aside
 from multilora.recipe import FullMethod, Recipe
 from multilora.training.batches import as_dataset
 from multilora.training.checkpoints import checkpoint_step
 from multilora.training.metrics import MetricsCallback, cut_metrics, read_metrics
-from multilora.training.model import ModelSource, ParameterCounts, apply_method, check_trainable, weights_dtype
+from multilora.training.model import (
+    ModelSource,
+    ParameterCounts,
+    apply_method,
+    check_packing,
+    check_trainable,
+    weights_dtype,
+)
 from multilora.training.progress import Silent, TrainingProgress, quiet_libraries
 from multilora.training.run_folder import RunFolder
 from multilora.training.trainer import MixtureTrainer, save_weights
@@ -86,7 +97,7 @@ def train(
 def _train(
     recipe: Recipe,
     folder: RunFolder,
-    tasks: Sequence[JsonlTask],
+    tasks: Sequence[Task],
     source: ModelSource,
     progress: TrainingProgress,
     weights: Path,
@@ -100,18 +111,23 @@ def _train(
         for note in task.counts.notes(task.name):
             progress.note(note)
     folder.check_data(encoded)
-    steps = _steps(recipe, [len(task) for task in encoded])
+    rates = _rates(recipe, encoded)
+    steps = _steps(recipe, encoded, rates)
 
     set_seed(training.seed)
     model = source.model(weights_dtype(recipe.method, training.precision))
     _check_fit(model, encoded)
+    if training.packing:
+        check_packing(model)
     model, warnings = apply_method(model, recipe.method)
     for warning in warnings:
         progress.note(f"warning: {warning}")
     use_cache = model.config.use_cache
     with folder.created_by_the_trainer():
-        sizes = [len(task) for task in encoded]
-        trainer = MixtureTrainer(model, recipe, steps, folder.path, as_dataset(encoded), sizes, tokenizer)
+        sizes, lengths = [len(task) for task in encoded], _lengths(encoded)
+        trainer = MixtureTrainer(
+            model, recipe, steps, folder.path, as_dataset(encoded), sizes, rates, lengths, tokenizer
+        )
         check_trainable(model)
 
     folder.claim(recipe, encoded)  # nothing was written until here
@@ -152,11 +168,8 @@ def _check_devices() -> None:
         )
 
 
-def _tasks(recipe: Recipe) -> list[JsonlTask]:
-    tasks = [
-        JsonlTask(name, task.train, [Template.parse(text) for text in task.prompt], Template.parse(task.completion))
-        for name, task in recipe.tasks.items()
-    ]
+def _tasks(recipe: Recipe) -> list[Task]:
+    tasks = [build_task(name, section) for name, section in recipe.tasks.items()]
     faults: list[str] = []
     for task in tasks:
         try:
@@ -168,30 +181,51 @@ def _tasks(recipe: Recipe) -> list[JsonlTask]:
     return tasks
 
 
-def _encode(recipe: Recipe, tasks: Sequence[JsonlTask], tokenizer: Any) -> list[EncodedTask]:
+def _encode(recipe: Recipe, tasks: Sequence[Task], tokenizer: Any) -> list[EncodedTask]:
     encoder = PromptCompletionEncoder(tokenizer)
     training = recipe.training
-    encoded = [
+    return [
         encode_task(task, encoder, training.max_length, recipe.tasks[task.name].on_bad_row, training.on_long_example)
         for task in tasks
     ]
-    rates = [recipe.tasks[task.name].rate for task in tasks]
-    rows = sum(len(task) for task in encoded)
-    for task, quota in zip(encoded, mixture_quotas(rates, rows), strict=True):
+
+
+def _rates(recipe: Recipe, encoded: Sequence[EncodedTask]) -> list[float]:
+    """The tasks' sampling rates per example."""
+    mixture, sizes = recipe.mixture, [len(task) for task in encoded]
+    rates = rates_of(
+        sizes,
+        [len(task.input_ids) for task in encoded],
+        mixture.rates,
+        [task.rate for task in recipe.tasks.values()] if mixture.rates == "explicit" else None,
+        mixture.temperature or 1.0,
+        mixture.examples_cap,
+        mixture.counted_by,
+    )
+    for task, quota in zip(encoded, mixture_quotas(rates, sum(sizes)), strict=True):
         if quota == 0:
             raise InputError(
-                f"tasks.{task.name}.rate: its share of an epoch of {rows:,} rows is less than one row; raise the "
-                "rate, or leave the task out"
+                f"tasks.{task.name}{'.rate' if mixture.rates == 'explicit' else ''}: its share of an epoch of "
+                f"{sum(sizes):,} rows is less than one row; raise the rate, or leave the task out"
             )
-    return encoded
+    return rates
 
 
-def _steps(recipe: Recipe, sizes: Sequence[int]) -> int:
-    training = recipe.training
+def _lengths(encoded: Sequence[EncodedTask]) -> NDArray[np.int64]:
+    """Tokens of every example of all tasks, task after task."""
+    return np.concatenate([np.diff(task.offsets) for task in encoded])
+
+
+def _steps(recipe: Recipe, encoded: Sequence[EncodedTask], rates: Sequence[float]) -> int:
+    training, sizes = recipe.training, [len(task) for task in encoded]
     if training.steps is not None:
         return training.steps
     assert training.epochs is not None
-    return math.ceil(training.epochs * sum(sizes) / (training.batch_size * training.gradient_accumulation))
+    rows = math.ceil(training.epochs * sum(sizes))
+    if training.packing:
+        examples = islice(mixture_stream(sizes, rates, training.seed), rows)
+        rows = sum(1 for _ in packed_rows(examples, _lengths(encoded), training.row_length))
+    return math.ceil(rows / (training.batch_size * training.gradient_accumulation))
 
 
 def _check_fit(model: Any, encoded: Sequence[EncodedTask]) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
@@ -19,9 +21,18 @@ from trl import SFTConfig, SFTTrainer
 from multilora.errors import InputError
 from multilora.folders import written_aside
 from multilora.recipe import FullMethod, Recipe
-from multilora.training.batches import TASK_IDS, Collator, MixtureSampler
+from multilora.training.batches import (
+    NO_TASK,
+    TASK_IDS,
+    Collator,
+    MixtureSampler,
+    PackedCollator,
+    PackedRows,
+    PackedSampler,
+)
 from multilora.training.checkpoints import Checkpoints
 from multilora.training.optimizer import optimizer_groups
+from multilora.training.task_losses import TaskLosses
 
 
 def trainer_arguments(recipe: Recipe, steps: int, output: Path) -> SFTConfig:
@@ -85,6 +96,8 @@ class MixtureTrainer(SFTTrainer):
         output: the run folder.
         dataset: the rows of all tasks (`batches.as_dataset`).
         sizes: rows of each task, in the recipe's order.
+        rates: sampling rate of each task, per example.
+        lengths: tokens of each row of the data set.
         tokenizer: the model's.
     """
 
@@ -96,21 +109,25 @@ class MixtureTrainer(SFTTrainer):
         output: Path,
         dataset: datasets.Dataset,
         sizes: Sequence[int],
+        rates: Sequence[float],
+        lengths: NDArray[np.int64],
         tokenizer: Any,
     ) -> None:
         self._recipe = recipe
-        self._sizes = list(sizes)
-        self._task_names = list(recipe.tasks)
+        self._sizes, self._rates, self._lengths = list(sizes), list(rates), lengths
         self._step_tasks: Counter[str] = Counter()
+        self._task_losses = TaskLosses(list(recipe.tasks))
         self.checkpoints = Checkpoints(output / "checkpoints")
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         super().__init__(
             model=model,
             args=trainer_arguments(recipe, steps, output),
-            data_collator=Collator(pad_id),
+            data_collator=self._collator(pad_id),
             train_dataset=dataset,
             processing_class=tokenizer,
         )
+        if recipe.training.packing:
+            self.train_dataset = PackedRows(dataset)  # only now: SFTTrainer's constructor knows `datasets` alone
         self.remove_callback(PrinterCallback)
 
     def _send_telemetry(self) -> None:
@@ -118,10 +135,27 @@ class MixtureTrainer(SFTTrainer):
 
     # Batches and optimizer ----------------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> MixtureSampler:
-        rows_per_step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        rates = [task.rate for task in self._recipe.tasks.values()]
-        return MixtureSampler(self._sizes, rates, self.args.seed, self.args.max_steps * rows_per_step)
+    def _collator(self, pad_id: int) -> Collator | PackedCollator:
+        training = self._recipe.training
+        return PackedCollator(pad_id, training.row_length) if training.packing else Collator(pad_id)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> MixtureSampler | PackedSampler:
+        training = self._recipe.training
+        length = self.args.max_steps * self._rows_per_step()
+        order = (self._sizes, self._rates, self.args.seed)
+        if training.packing:
+            self._sampler = PackedSampler(*order, self._lengths, training.row_length, length)
+        else:
+            self._sampler = MixtureSampler(*order, length)
+        return self._sampler
+
+    def _rows_per_step(self) -> int:
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """All but padding. transformers would ask the attention mask, which packed rows have not, or count pad ids."""
+        tokens = (inputs[TASK_IDS] != NO_TASK).sum()
+        self.state.num_input_tokens_seen += int(cast(Tensor, self.accelerator.gather(tokens)).sum())
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
@@ -142,13 +176,23 @@ class MixtureTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        # TRL's loss is the sum of the model's per-token log-probabilities; we look at the same ones, so no second
+        # forward and no logits are needed, and the loss is TRL's to the bit.
         task_ids: Tensor = inputs.pop(TASK_IDS)
-        names = [self._task_names[number] for number in task_ids.tolist()]
-        self._step_tasks.update(names)
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        seen: list[Any] = []
+
+        def remembering(**kwargs: Any) -> Any:
+            seen.append(model(**kwargs))
+            return seen[-1]
+
+        result = super().compute_loss(cast(Any, remembering), inputs, return_outputs, num_items_in_batch)
         loss: Tensor = result[0] if return_outputs else result
+        tokens = self._task_losses.tokens(task_ids)
+        self._step_tasks.update(tokens)
         if not bool(loss.isfinite()):
-            self._stop(f"the loss is {loss.item()}", Counter(names))
+            self._stop(f"the loss is {loss.item()}", Counter(tokens))
+        if model.training:
+            self._task_losses.add(seen[0].log_probs, seen[0].label_mask, task_ids)
         return result
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -161,7 +205,7 @@ class MixtureTrainer(SFTTrainer):
     def _stop(self, what: str, tasks: Counter[str]) -> None:
         """Before the optimizer's step: the weights are still good, and so is the last checkpoint."""
         last = self.checkpoints.last()
-        batch = ", ".join(f"{name} ({count} rows)" for name, count in tasks.most_common())
+        batch = ", ".join(f"{name} ({count} tokens)" for name, count in tasks.most_common())
         raise InputError(
             f"{what} at step {self.state.global_step + 1}; tasks in the batch: {batch}. Stopped before the weights "
             f"changed. {f'Kept: {last}' if last else 'There is no checkpoint yet'}. Try a lower training.learning_rate "
@@ -172,9 +216,11 @@ class MixtureTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # The whole training is one pass of the sampler; an epoch is as many rows as the tasks have.
-        rows = self.state.global_step * self._train_batch_size * self.args.gradient_accumulation_steps
-        self.state.epoch = rows * self.args.world_size / sum(self._sizes)
+        examples = self._sampler.examples_in(self.state.global_step * self._rows_per_step())
+        self.state.epoch = examples / sum(self._sizes)
         self._metrics["train"].pop("num_tokens", None)  # TRL's count begins at zero again when a run is resumed
+        if "loss" in logs:  # not the trainer's closing summary
+            logs |= self._task_losses.taken()
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:

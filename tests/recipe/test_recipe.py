@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from multilora import InputError, MultiLoraConfig
-from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod, Recipe, TaskSection, TrainingSection
-from multilora.recipe_file import load_recipe
+from multilora.recipe import (
+    BuiltInTaskSection,
+    FullMethod,
+    LoraMethod,
+    ModelSection,
+    MultiLoraMethod,
+    Recipe,
+    TaskSection,
+    TrainingSection,
+)
+from multilora.recipe.file import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 MINIMAL = """
@@ -151,7 +160,7 @@ def test_a_ratio_for_a_scale_that_is_not_there_is_refused(tmp_path: Path) -> Non
         ("a: 1\nb: {x: 1,\n  x: 2}", "line 3: the key 'x' stands in line 2 already"),
         ("1: x", "line 1: the key 1 is not text"),
         ("yes: x", "the key True is not text"),
-        ("- a", "a recipe is a YAML mapping with the keys model, method, tasks, training"),
+        ("- a", "a recipe is a YAML mapping with the keys model, method, tasks, "),
         ("", "a recipe is a YAML mapping"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("a: \x00", "special characters are not allowed"),
@@ -229,7 +238,7 @@ def test_the_hash_is_of_what_determines_the_weights(tmp_path: Path) -> None:
 PLACES = [
     *(f"training.{name}" for name in TrainingSection.model_fields),
     *(f"method.{name}" for name in MultiLoraMethod.model_fields),
-    *(f"tasks.t.{name}" for name in TaskSection.model_fields),
+    *(f"tasks.t.{name}" for name in TaskSection.model_fields | BuiltInTaskSection.model_fields),
     *("model", "method", "tasks", "tasks.t", "training", "other"),
 ]
 VALUES = st.recursive(
@@ -260,7 +269,16 @@ def test_every_option_has_a_text_and_the_schema_shows_it() -> None:
         for name, field in section.model_fields.items():
             assert field.description, (section, name)
 
-    for section in (Recipe, ModelSection, TaskSection, TrainingSection, MultiLoraMethod, LoraMethod, FullMethod):
+    for section in (
+        Recipe,
+        ModelSection,
+        TaskSection,
+        BuiltInTaskSection,
+        TrainingSection,
+        MultiLoraMethod,
+        LoraMethod,
+        FullMethod,
+    ):
         check(section)
     schema = Recipe.model_json_schema()
     for definition in schema["$defs"].values():

@@ -10,8 +10,19 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from multilora.data.tasks.registry import BUILT_IN
 from multilora.errors import InputError, nearest
-from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod, Recipe, TaskSection, TrainingSection
+from multilora.recipe import (
+    BuiltInTaskSection,
+    FullMethod,
+    LoraMethod,
+    MixtureSection,
+    ModelSection,
+    MultiLoraMethod,
+    Recipe,
+    TaskSection,
+    TrainingSection,
+)
 
 _METHODS: dict[str, type[BaseModel]] = {"multilora": MultiLoraMethod, "lora": LoraMethod, "full": FullMethod}
 
@@ -169,6 +180,8 @@ def _message(detail: dict[str, Any], field: tuple[str | int, ...], data: dict[st
     if kind == "value_error":
         return str(context["error"])
     if kind in ("union_tag_not_found", "union_tag_invalid"):
+        if field[0] == "tasks":
+            return _unknown_task(cast(dict[str, Any], value)["task"])
         name = cast(dict[str, Any], value).get("name") if isinstance(value, dict) else value
         near = nearest(name, _METHODS) if isinstance(name, str) else ""
         return f"name must be one of {', '.join(_METHODS)}; got {name!r}{near}"
@@ -177,6 +190,12 @@ def _message(detail: dict[str, Any], field: tuple[str | int, ...], data: dict[st
         return f"must be one of {', '.join(choices)}; got {value!r}{nearest(str(value), choices)}"
     text = detail["msg"].replace("Input should be", "must be").partition(", unable to")[0]
     return f"{text[0].lower()}{text[1:]}; got {_short(value)}"
+
+
+def _unknown_task(name: Any) -> str:
+    known = ("jsonl", *BUILT_IN)
+    near = nearest(name, known) if isinstance(name, str) else ""
+    return f"task must be one of {', '.join(known)}; got {_short(name)}{near}"
 
 
 def _short(value: Any) -> str:
@@ -192,8 +211,11 @@ def _section(field: tuple[str | int, ...], data: Mapping[str, Any]) -> type[Base
             return ModelSection
         case ("method",):
             return _METHODS.get(data["method"].get("name"))
-        case ("tasks", _):
-            return TaskSection
+        case ("tasks", name):
+            task = data["tasks"][name].get("task", "jsonl")
+            return TaskSection if task == "jsonl" else BuiltInTaskSection
+        case ("mixture",):
+            return MixtureSection
         case ("training",):
             return TrainingSection
         case _:

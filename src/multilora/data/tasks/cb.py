@@ -1,0 +1,23 @@
+"""CB (CommitmentBank): does the premise entail the hypothesis, contradict it, or neither?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from multilora.data.example import Scoring
+from multilora.data.tasks.rows import Row
+from multilora.data.tasks.superglue import LabelTask
+
+
+@dataclass(frozen=True)
+class CB(LabelTask):
+    """`premise`, `hypothesis`, `label` entailment, contradiction or neutral."""
+
+    scoring_kind: ClassVar[Scoring] = Scoring("choices", ("accuracy", "macro_f1"))
+    labels: ClassVar[Mapping[Any, str]] = {"entailment": " True", "contradiction": " False", "neutral": " Neither"}
+
+    def prompt(self, row: Row) -> tuple[str, str]:
+        premise = row.text("premise")
+        return f"{premise}\nQuestion: {row.text('hypothesis')}. True, False, or Neither?\nAnswer:", premise

@@ -1,0 +1,40 @@
+"""MultiRC: is an answer to a question about a passage correct? A question may have several correct answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from multilora.data.example import Example, Scoring
+from multilora.data.tasks.folder import Drafted, Part, row_id
+from multilora.data.tasks.rows import Row
+from multilora.data.tasks.superglue import SuperGlueTask
+
+
+@dataclass(frozen=True)
+class MultiRC(SuperGlueTask):
+    """`passage` with `text` and `questions`, each with `answers` whose `label` is 0 or 1.
+
+    One example per passage, question and answer (a few answers are empty, as upstream); the group is the question,
+    which exact match is counted by.
+    """
+
+    scoring_kind: ClassVar[Scoring] = Scoring("choices", ("f1_over_answers", "exact_match_of_questions"))
+
+    def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
+        passage = row.inner("passage")
+        text = passage.text("text")
+        drafts: list[Drafted] = []
+        for question in passage.inners("questions"):
+            group = f"{row_id(row, source, part)}-{question.whole('idx')}"
+            for answer in question.inners("answers"):
+                prompt = (
+                    f"{text}\nQuestion: {question.text('question')}\nAnswer: {answer.maybe_empty('text')}\n"
+                    "Is the answer correct?"
+                )
+                completion = answer.label("label", {0: " no", 1: " yes"})
+                id = f"{group}-{answer.whole('idx')}"
+                example = Example(prompt, completion, source, id, (" no", " yes"), (completion,), group)
+                drafts.append(Drafted(example, text))
+        return drafts

@@ -1,0 +1,59 @@
+"""The tasks by name, and the one function that makes a task of its section in a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from multilora.data.example import Task
+from multilora.data.tasks.alpaca import Alpaca
+from multilora.data.tasks.boolq import BoolQ
+from multilora.data.tasks.cb import CB
+from multilora.data.tasks.copa import COPA
+from multilora.data.tasks.folder import FolderTask
+from multilora.data.tasks.gsm8k import GSM8K
+from multilora.data.tasks.jsonl import JsonlTask
+from multilora.data.tasks.mmlu import MMLU
+from multilora.data.tasks.multirc import MultiRC
+from multilora.data.tasks.record import ReCoRD
+from multilora.data.tasks.rte import RTE
+from multilora.data.tasks.wic import WiC
+from multilora.data.tasks.wsc import WSC
+from multilora.data.template import Template
+
+if TYPE_CHECKING:
+    from multilora.recipe import BuiltInTaskSection, TaskSection
+
+BuiltIn = Literal["alpaca", "boolq", "cb", "copa", "gsm8k", "mmlu", "multirc", "record", "rte", "wic", "wsc"]
+
+BUILT_IN: Mapping[BuiltIn, type[FolderTask]] = MappingProxyType(
+    {
+        "alpaca": Alpaca,
+        "boolq": BoolQ,
+        "cb": CB,
+        "copa": COPA,
+        "gsm8k": GSM8K,
+        "mmlu": MMLU,
+        "multirc": MultiRC,
+        "record": ReCoRD,
+        "rte": RTE,
+        "wic": WiC,
+        "wsc": WSC,
+    }
+)
+
+
+def build_task(name: str, section: TaskSection | BuiltInTaskSection) -> Task:
+    """The task that a section of a recipe describes. No file is touched.
+
+    Args:
+        name: the task's name in the recipe.
+        section: its section.
+    """
+    if section.task == "jsonl":
+        prompts = [Template.parse(text) for text in section.prompt]
+        return JsonlTask(name, section.train, prompts, Template.parse(section.completion))
+    if section.task == "mmlu":
+        return MMLU(name, section.folder, section.validation_share, section.auxiliary)
+    return BUILT_IN[section.task](name, section.folder, section.validation_share)

@@ -1,0 +1,97 @@
+"""The recipe: what a run is, typed and validated. `multilora schema` prints its JSON schema from the texts in here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, cast
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from multilora.errors import InputError
+from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod
+from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, MixtureSection, TaskSection
+from multilora.recipe.training import NOT_DETERMINING, TrainingSection
+from multilora.recipe.values import Section, expand
+
+__all__ = [
+    "NOT_DETERMINING",
+    "AnyTaskSection",
+    "BuiltInTaskSection",
+    "FullMethod",
+    "LoraMethod",
+    "MixtureSection",
+    "ModelSection",
+    "MultiLoraMethod",
+    "Recipe",
+    "TaskSection",
+    "TrainingSection",
+]
+
+
+class ModelSection(Section):
+    """The base model. A bare text is short for its `path`."""
+
+    path: Annotated[str, BeforeValidator(expand)] = Field(
+        min_length=1, description="Folder of a causal language model, or its id on the Hugging Face hub."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a model on the hub.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model. Off unless you trust its author."
+    )
+
+
+class Recipe(Section):
+    """A run of `multilora train`: base model, method, tasks, training."""
+
+    model: Annotated[
+        ModelSection,
+        BeforeValidator(
+            lambda value: {"path": value} if isinstance(value, str) else value,
+            json_schema_input_type=str | ModelSection,
+        ),
+    ] = Field(description="The base model: a folder or hub id, or a section with more options.")
+    method: MultiLoraMethod | LoraMethod | FullMethod = Field(
+        discriminator="name", description="What is trained: name is multilora, lora or full."
+    )
+    tasks: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], AnyTaskSection] = Field(
+        min_length=1, description="The tasks by name."
+    )
+    mixture: MixtureSection = Field(MixtureSection.model_validate({}), description="How often each task is seen.")
+    training: TrainingSection = Field(description="How to train, and where the run goes.")
+
+    @model_validator(mode="after")
+    def _ratio_has_a_scale(self) -> Recipe:
+        scaled = isinstance(self.method, MultiLoraMethod) and self.method.scaling != "none"
+        if self.training.scaling_lr_ratio != 1.0 and not scaled:
+            raise InputError(
+                f"training.scaling_lr_ratio: {self.training.scaling_lr_ratio} has no effect: the method has no learned "
+                "scale. Leave it out, or use method multilora with scaling vector or scalar"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rates_have_an_effect(self) -> Recipe:
+        rated = [name for name, task in self.tasks.items() if task.rate != 1.0]
+        if self.mixture.rates != "explicit" and rated:
+            raise InputError(
+                f"tasks.{rated[0]}.rate: {self.tasks[rated[0]].rate} has no effect with mixture.rates: "
+                f"{self.mixture.rates}; leave it out, or set mixture.rates: explicit"
+            )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain data with every default, ready for YAML or JSON."""
+        return self.model_dump(mode="json")
+
+    def determining(self) -> dict[str, Any]:
+        """`resolved()` without what does not change the trained weights, such as the output folder."""
+        data = self.resolved()
+        for name in NOT_DETERMINING:
+            del cast(dict[str, Any], data["training"])[name]
+        return data
+
+    def recipe_hash(self) -> str:
+        """Short hash of `determining()`: equal for recipes that train the same weights from the same data."""
+        text = json.dumps(self.determining(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,109 @@
+"""The task sections of a recipe: JSON-lines files, or a built-in data set by its name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from multilora import InputError
+from multilora.data.tasks.folder import FolderTask
+from multilora.data.tasks.jsonl import JsonlTask
+from multilora.data.tasks.mmlu import MMLU
+from multilora.data.tasks.registry import BUILT_IN, BuiltIn, build_task
+from multilora.recipe import BuiltInTaskSection, Recipe, TaskSection
+from multilora.recipe.file import load_recipe
+
+
+def load(tmp_path: Path, **tasks: object) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    training = {"output": "out", "steps": 1}
+    data = {"model": "m", "method": {"name": "multilora"}, "tasks": tasks, "training": training}
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return load_recipe(path)
+
+
+def faults(tmp_path: Path, **tasks: object) -> list[str]:
+    with pytest.raises(InputError) as error:
+        load(tmp_path, **tasks)
+    return [line.strip() for line in str(error.value).splitlines()[1:]]
+
+
+LINES = {"train": "t.jsonl", "prompt": "{q}", "completion": "{a}"}
+
+
+@pytest.mark.parametrize("kind", get_args(BuiltIn))
+def test_a_built_in_task_by_its_name(kind: BuiltIn, tmp_path: Path) -> None:
+    section = load(tmp_path, t={"task": kind, "folder": "there", "rate": 2, "validation_share": "5e-2"}).tasks["t"]
+    assert isinstance(section, BuiltInTaskSection)
+    assert (section.rate, section.on_bad_row) == (2, "fail")
+    task = build_task("t", section)
+    assert type(task) is BUILT_IN[kind]
+    assert isinstance(task, FolderTask)
+    assert (task.name, task.folder, task.validation_share) == ("t", Path("there"), 0.05)
+
+
+def test_a_section_without_task_is_of_json_lines(tmp_path: Path) -> None:
+    tasks = load(tmp_path, a=LINES, b={"task": "jsonl", **LINES}).tasks
+    assert tasks["a"] == tasks["b"]
+    assert isinstance(tasks["a"], TaskSection)
+    assert isinstance(build_task("a", tasks["a"]), JsonlTask)
+
+
+def test_mmlu_takes_its_auxiliary_folder_and_no_other_task_does(tmp_path: Path) -> None:
+    task = build_task("m", load(tmp_path, m={"task": "mmlu", "folder": "f", "auxiliary": "~/x"}).tasks["m"])
+    assert isinstance(task, MMLU)
+    assert task.auxiliary == Path("~/x").expanduser()
+    (fault,) = faults(tmp_path, m={"task": "rte", "folder": "f", "auxiliary": "x"})
+    assert fault.startswith("tasks.m: auxiliary: 'x' has no effect")
+
+
+def test_all_faults_of_all_sections_come_at_once(tmp_path: Path) -> None:
+    found = faults(
+        tmp_path,
+        a={"task": "gsm8", "folder": "f", "rate": -1},
+        b={"task": "rte", "foldr": "f"},
+        c={"task": "cb", "folder": "${NOT_SET_ANYWHERE}", "validation_share": 1, "on_bad_row": "skp"},
+        d={"task": "rte", "folder": "f", "prompt": "{q}"},
+        e={"task": 3},
+        f={"task": None},
+        g=LINES | {"folder": "f"},
+        h="gsm8k",
+    )
+    wanted = [
+        ("tasks.a: task must be one of jsonl, alpaca, ", "got 'gsm8'; nearest: 'gsm8k'"),
+        ("tasks.b.folder: missing", "own files"),
+        ("tasks.b.foldr: unknown key", "nearest: 'folder'"),
+        ("tasks.c.folder", "NOT_SET_ANYWHERE is not set"),
+        ("tasks.c.validation_share: must be less than 1", "got 1"),
+        ("tasks.c.on_bad_row: must be one of fail, skip", "nearest: 'skip'"),
+        ("tasks.d.prompt: unknown key", "known: "),
+        ("tasks.e: task must be one of", "got 3"),
+        ("tasks.f: task must be one of", "got None"),
+        ("tasks.g.folder: unknown key", "known: "),
+        ("tasks.h: ", "gsm8k"),
+    ]
+    for start, part in wanted:
+        assert any(line.startswith(start) and part in line for line in found), (start, part, found)
+    assert len(found) == len(wanted), found
+
+
+def test_a_resolved_recipe_reads_back_and_the_hash_sees_the_tasks_options(tmp_path: Path) -> None:
+    section = {"task": "mmlu", "folder": "f", "auxiliary": "x"}
+    recipe = load(tmp_path, t=section, u=LINES)
+    path = tmp_path / "resolved.yaml"
+    path.write_text(yaml.safe_dump(recipe.resolved()))
+    assert load_recipe(path) == recipe
+    others = [load(tmp_path, t=section | change, u=LINES) for change in ({"auxiliary": "y"}, {"validation_share": 0.1})]
+    assert len({one.recipe_hash() for one in (recipe, *others)}) == 3
+
+
+def test_the_schema_lists_the_tasks() -> None:
+    schema = Recipe.model_json_schema()
+    assert set(schema["$defs"]["BuiltInTaskSection"]["properties"]["task"]["enum"]) == set(get_args(BuiltIn))
+    sections = schema["properties"]["tasks"]["patternProperties"].popitem()[1]
+    assert {entry["$ref"].rpartition("/")[2] for entry in sections["oneOf"]} == {"TaskSection", "BuiltInTaskSection"}
+    json.dumps(schema)
