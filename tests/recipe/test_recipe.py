@@ -23,8 +23,8 @@ from multilora.recipe import (
     TrainingSection,
 )
 from multilora.recipe.file import load_recipe
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 MINIMAL = """
 model: some/model
 method: {name: multilora}
