@@ -207,11 +207,11 @@ def test_overrides_reach_every_section(tmp_path: Path) -> None:
 
 def test_environment_variables_and_home_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THERE", "/there")
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/somewhere/me")
     overrides = ("model=${THERE}/m", "tasks.t.train=[~/a, '${THERE}/b']", "training.output=${THERE}/o")
     recipe = load(tmp_path, MINIMAL, *overrides)
     assert recipe.model.path == "/there/m"
-    assert recipe.tasks["t"].train == [Path("/home/me/a"), Path("/there/b")]
+    assert recipe.tasks["t"].train == [Path("/somewhere/me/a"), Path("/there/b")]
     assert recipe.training.output == Path("/there/o")
     assert load(tmp_path, MINIMAL, "tasks.t.prompt=$HOME {{x}}").tasks["t"].prompt == ["$HOME {{x}}"]  # no path
 
