@@ -40,9 +40,9 @@ clean:
 
 # One stamp per set of extras; `demo` is the package alone.
 EXTRAS.demo := .
-EXTRAS.test := .[test]
-EXTRAS.peer := .[test,peer]
-EXTRAS.lint := .[test,lint]
+EXTRAS.test := .[test,eval]
+EXTRAS.peer := .[test,eval,peer]
+EXTRAS.lint := .[test,eval,lint]
 
 $(VENV)/.%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "multilora needs Python 3.11 or newer; set PYTHON=")'

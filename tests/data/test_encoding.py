@@ -117,9 +117,10 @@ def test_rows_stand_end_to_end_with_their_boundaries() -> None:
     for number, (prompt, completion) in enumerate(pairs):
         (head,), (tail,) = encoder().prompts([prompt]), encoder().completions([completion])
         assert row(encoded, number) == head + tail
-        assert encoded.prompt_lengths[number] == len(head)
+        start, end = encoded.offsets[number : number + 2]
+        assert encoded.loss_mask[start:end].tolist() == [False] * len(head) + [True] * len(tail)
     assert encoded.counts.tokens == len(encoded.input_ids)
-    assert encoded.counts.completion_tokens == len(encoded.input_ids) - encoded.prompt_lengths.sum()
+    assert encoded.counts.completion_tokens == encoded.loss_mask.sum()
 
 
 def test_many_rows_are_the_same_as_in_one_batch() -> None:
@@ -195,7 +196,7 @@ def test_the_fingerprint_tells_ids_and_boundaries_apart() -> None:
 def test_arrays_are_compact() -> None:
     encoded = encode_task(rows(("a", "b")), encoder(), max_length=50)
     assert encoded.input_ids.dtype == np.int32
-    assert encoded.prompt_lengths.dtype == np.int32
+    assert encoded.loss_mask.dtype == np.bool_
 
 
 def test_a_real_tokenizer_keeps_the_text(data_dir: Any) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from multilora.data.mixture import mixture_stream
 from multilora.data.packing import LOOKAHEAD, packed_rows
+from multilora.data.prepare import encode_mixture, open_tasks
 from multilora.recipe.file import load_recipe
-from multilora.training import run
 from multilora.training.model import ModelSource
 from places import ROOT
 
@@ -86,9 +86,8 @@ def test_the_shares_of_a_mixture_stay_but_for_the_buffer() -> None:
 def test_the_real_mixture_fills_its_rows(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MULTILORA_DATA", str(data_dir))
     recipe = load_recipe(ROOT / "recipes" / "gsm8k-alpaca.yaml")
-    encoded = run._encode(recipe, run._tasks(recipe), ModelSource.find(recipe.model).tokenizer())
-    lengths, rates = run._lengths(encoded), run._rates(recipe, encoded)
-    stream = mixture_stream([len(task) for task in encoded], rates, 0)
+    mixture = encode_mixture(recipe, open_tasks(recipe), ModelSource.find(recipe.model).tokenizer())
+    stream, lengths = mixture_stream(mixture.sizes, mixture.rates, 0), mixture.lengths
     rows = list(islice(packed_rows(stream, lengths, recipe.training.row_length), 5000))
     used = sum(int(lengths[list(row)].sum()) for row in rows)
     assert used / (len(rows) * recipe.training.row_length) > 0.99

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,13 +31,19 @@ from multilora.training.batches import (
 def encoded(name: str, *rows: tuple[list[int], int]) -> EncodedTask:
     ids = np.array([token for row, _ in rows for token in row], dtype=np.int32)
     offsets = np.cumsum([0, *(len(row) for row, _ in rows)]).astype(np.int64)
-    return EncodedTask(name, ids, offsets, np.array([length for _, length in rows], dtype=np.int32), TaskCounts())
+    mask = np.concatenate([np.arange(len(row)) >= prompt for row, prompt in rows])
+    return EncodedTask(name, ids, offsets, mask, TaskCounts())
+
+
+def example(ids: Sequence[int], prompt: int, task: int = 0) -> dict[str, Any]:
+    """A row whose first `prompt` tokens the loss has not."""
+    return {"input_ids": np.array(ids), "loss_mask": np.arange(len(ids)) >= prompt, "task": task}
 
 
 def test_rows_of_all_tasks_in_one_data_set() -> None:
     dataset = as_dataset([encoded("a", ([1, 2, 3], 1), ([4, 5], 1)), encoded("b", ([6, 7, 8, 9], 3))])
     assert [row["input_ids"].tolist() for row in dataset] == [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
-    assert [int(row["prompt_length"]) for row in dataset] == [1, 1, 3]
+    assert [row["loss_mask"].tolist() for row in dataset] == [[False, True, True], [False, True], [False] * 3 + [True]]
     assert [int(row["task"]) for row in dataset] == [0, 0, 1]
 
 
@@ -49,7 +56,7 @@ ROWS = st.lists(
 @given(ROWS)
 def test_a_batch_learns_the_completions_and_nothing_else(shapes: list[tuple[int, int]]) -> None:
     rows = [
-        {"input_ids": np.arange(10 * n + 1, 10 * n + 1 + prompt + completion), "prompt_length": prompt, "task": n}
+        example(range(10 * n + 1, 10 * n + 1 + prompt + completion), prompt, n)
         for n, (prompt, completion) in enumerate(shapes)
     ]
     batch = Collator(pad_id=0)(rows)
@@ -68,7 +75,7 @@ def test_a_batch_learns_the_completions_and_nothing_else(shapes: list[tuple[int,
 
 def test_a_padding_token_in_the_text_is_learnt_all_the_same() -> None:
     # eos often stands for padding; a mask by token id would leave it out of the loss.
-    batch = Collator(pad_id=2)([{"input_ids": np.array([5, 6, 2]), "prompt_length": 1, "task": 0}])
+    batch = Collator(pad_id=2)([example([5, 6, 2], 1)])
     assert batch["labels"].tolist() == [[IGNORED, 6, 2]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1]]
 
@@ -97,7 +104,7 @@ def test_the_sampler_makes_no_epoch_before_it_is_needed() -> None:
 def test_a_packed_batch_learns_what_its_examples_learn_alone(shapes: list[list[tuple[int, int]]]) -> None:
     rows = [
         [
-            {"input_ids": np.arange(10 * n + 1, 10 * n + 1 + prompt + completion), "prompt_length": prompt, "task": n}
+            example(range(10 * n + 1, 10 * n + 1 + prompt + completion), prompt, n)
             for n, (prompt, completion) in enumerate(row)
         ]
         for row in shapes
@@ -107,9 +114,9 @@ def test_a_packed_batch_learns_what_its_examples_learn_alone(shapes: list[list[t
     assert all(tensor.shape == (len(rows), 100) and tensor.dtype == torch.int64 for tensor in batch.values())
     for number, row in enumerate(rows):
         start = 0
-        for example in row:
-            end = start + len(example["input_ids"])
-            alone = Collator(0)([example])
+        for packed_example in row:
+            end = start + len(packed_example["input_ids"])
+            alone = Collator(0)([packed_example])
             assert batch["position_ids"][number, start:end].tolist() == list(range(end - start))
             for name in ("input_ids", "labels", TASK_IDS):
                 assert torch.equal(batch[name][number, start:end], alone[name][0])
@@ -121,19 +128,16 @@ def test_a_packed_batch_learns_what_its_examples_learn_alone(shapes: list[list[t
 
 def test_a_first_token_is_never_learnt() -> None:
     # A prompt may be empty; in a packed row the token before it belongs to another example.
-    example = {"input_ids": np.array([5, 6]), "prompt_length": 0, "task": 0}
-    assert PackedCollator(0, 4)([[example, example]])["labels"].tolist() == [[IGNORED, 6, IGNORED, 6]]
-    assert Collator(0)([example])["labels"].tolist() == [[IGNORED, 6]]
+    row = example([5, 6], 0)
+    assert PackedCollator(0, 4)([[row, row]])["labels"].tolist() == [[IGNORED, 6, IGNORED, 6]]
+    assert Collator(0)([row])["labels"].tolist() == [[IGNORED, 6]]
 
 
 EXAMPLES = [([3, 1, 4, 1, 5], 2), ([9, 2, 6], 1), ([5, 3, 5, 8, 9, 7, 9], 3), ([3, 2, 3, 8], 1)]
 
 
 def packed(*numbers: int, row_length: int = 20) -> dict[str, torch.Tensor]:
-    examples = [
-        {"input_ids": np.array(EXAMPLES[n][0]), "prompt_length": EXAMPLES[n][1], "task": n % 2} for n in numbers
-    ]
-    return PackedCollator(0, row_length)([examples])
+    return PackedCollator(0, row_length)([[example(*EXAMPLES[n], n % 2) for n in numbers]])
 
 
 def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:

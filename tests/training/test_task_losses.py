@@ -38,7 +38,7 @@ def by_hand(model: PreTrainedModel, examples: Sequence[Example], names: Sequence
         with torch.no_grad():
             logits = model(input_ids=ids[None], use_cache=False).logits[0].double()
         each = nn.functional.cross_entropy(logits[:-1], ids[1:].long(), reduction="none")
-        losses[names[example["task"]]] += each[max(example["prompt_length"], 1) - 1 :].tolist()
+        losses[names[example["task"]]] += each[torch.as_tensor(example["loss_mask"][1:])].tolist()
     return {name: {"loss": sum(values) / len(values), "tokens": len(values)} for name, values in losses.items()}
 
 
@@ -60,7 +60,7 @@ def some_examples(rng: np.random.Generator, count: int, tasks: int = 3) -> list[
     return [
         {
             "input_ids": rng.integers(3, 200, length),
-            "prompt_length": int(rng.integers(0, length)),
+            "loss_mask": np.arange(length) >= rng.integers(0, length),
             "task": int(rng.integers(tasks)),
         }
         for length in lengths
@@ -156,10 +156,8 @@ def test_the_first_window_is_the_base_models_loss_by_task(
             first = (positions[0] == 0) & used if packing else torch.arange(len(ids)) == 0
             starts = [*first.nonzero().flatten().tolist(), int(used.sum())]
             for start, end in pairwise(starts):
-                prompt_length = int((labels[start:end] == IGNORED).sum())
-                examples.append(
-                    {"input_ids": ids[start:end], "prompt_length": prompt_length, "task": int(tasks[start])}
-                )
+                loss_mask = (labels[start:end] != IGNORED).numpy()
+                examples.append({"input_ids": ids[start:end], "loss_mask": loss_mask, "task": int(tasks[start])})
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     expected = by_hand(base, examples, ["a", "b"])
     assert_as(line["tasks"], expected)

@@ -19,8 +19,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from multilora.data.example import BadRow, Example, Task
+from multilora.data.example import BadRow, Example, Split, Task
 from multilora.errors import InputError
+
+# Token ids, and whether the loss has them.
+Segment = tuple[list[int], bool]
 
 _BATCH = 1000
 _NAMED = 5
@@ -76,23 +79,28 @@ class EncodedTask:
         name: the task's name.
         input_ids: (tokens,) int32, prompt and completion of all rows.
         offsets: (rows + 1,) int64: row i is input_ids[offsets[i]:offsets[i + 1]].
-        prompt_lengths: (rows,) int32: how many of a row's ids are its prompt.
+        loss_mask: (tokens,) bool: the tokens that the loss has, those of completions.
         counts: what became of the rows.
     """
 
     name: str
     input_ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
-    prompt_lengths: NDArray[np.int32]
+    loss_mask: NDArray[np.bool_]
     counts: TaskCounts
 
     def __len__(self) -> int:
-        return len(self.prompt_lengths)
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(rows,) tokens of each row."""
+        return np.diff(self.offsets)
 
     def fingerprint(self) -> str:
         """Hash of the ids and boundaries: equal if and only if training sees the same rows."""
         digest = hashlib.sha256()
-        for part in (self.input_ids, self.offsets, self.prompt_lengths):
+        for part in (self.input_ids, self.offsets, self.loss_mask):
             digest.update(part.tobytes())
         return digest.hexdigest()[:16]
 
@@ -117,6 +125,12 @@ class PromptCompletionEncoder:
         # What the tokenizer adds at the end (some add eos) ends a text; a prompt goes on.
         self._suffix = full[_find(plain, full) + len(plain) :]
         self._prefixes_alone = plain != self._continuation("a", _PROBES[:1])
+
+    def segments(self, examples: Sequence[Example]) -> list[list[Segment]]:
+        """Each example's token ids, cut where the loss begins or ends: prompt, completion."""
+        prompts = self.prompts([example.prompt for example in examples])
+        completions = self.completions([example.completion for example in examples])
+        return [[(prompt, False), (completion, True)] for prompt, completion in zip(prompts, completions, strict=True)]
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt as inference sees it, with one bos where the tokenizer adds it."""
@@ -166,39 +180,46 @@ def encode_task(
     max_length: int,
     on_bad_row: Literal["fail", "skip"] = "fail",
     on_long_example: Literal["drop", "truncate", "fail"] = "drop",
+    split: Split = "train",
+    limit: int | None = None,
 ) -> EncodedTask:
-    """Read and encode a task's training rows, a thousand at a time.
+    """Read and encode a task's rows, a thousand at a time.
 
-    A row is too long if prompt, completion and eos exceed `max_length` tokens. Truncation cuts the completion's end;
-    a row whose prompt alone fills `max_length` has then nothing to learn from and is dropped.
+    A row is too long if prompt, completion and eos exceed `max_length` tokens. Truncation cuts its end; a row that has
+    then nothing to learn from, because its prompt alone fills `max_length`, is dropped.
+
+    Args:
+        task: the task.
+        encoder: made of the model's tokenizer.
+        max_length: tokens of the longest row.
+        on_bad_row: stop at a bad row, or skip and count it.
+        on_long_example: what to do with a row that is too long.
+        split: which rows.
+        limit: read only the first rows, this many; None: all.
 
     Raises:
         InputError: a bad row or one that is too long, where the recipe says fail; no row is left.
     """
     counts = TaskCounts()
-    flat, lengths, prompt_lengths = array("i"), array("q"), array("i")
-    examples = _good_rows(task, on_bad_row, counts)
-    while batch := list(islice(examples, _BATCH)):
-        prompts = encoder.prompts([example.prompt for example in batch])
-        completions = encoder.completions([example.completion for example in batch])
-        for example, prompt, completion in zip(batch, prompts, completions, strict=True):
-            length = len(prompt) + len(completion)
-            if length > max_length:
-                if on_long_example == "fail":
-                    raise InputError(
-                        f"tasks.{task.name}: {example.source} has {length:,} tokens, more than training.max_length = "
-                        f"{max_length:,}; raise max_length, or set training.on_long_example to drop or truncate"
-                    )
-                if on_long_example == "drop" or len(prompt) >= max_length:
-                    counts.dropped += 1
-                    continue
-                completion = completion[: max_length - len(prompt)]  # noqa: PLW2901
-                counts.truncated += 1
-            flat.extend(prompt)
-            flat.extend(completion)
-            lengths.append(len(prompt) + len(completion))
-            prompt_lengths.append(len(prompt))
-            counts.completion_tokens += len(completion)
+    flat, mask, lengths = array("i"), bytearray(), array("q")
+    for example, segments in _encoded_rows(islice(_good_rows(task, split, on_bad_row, counts), limit), encoder):
+        length = sum(len(ids) for ids, _ in segments)
+        if length > max_length:
+            if on_long_example == "fail":
+                raise InputError(
+                    f"tasks.{task.name}: {example.source} has {length:,} tokens, more than training.max_length = "
+                    f"{max_length:,}; raise max_length, or set training.on_long_example to drop or truncate"
+                )
+            segments = _cut(segments, max_length)  # noqa: PLW2901
+            if on_long_example == "drop" or not any(learnt for _, learnt in segments):
+                counts.dropped += 1
+                continue
+            counts.truncated += 1
+        for ids, learnt in segments:
+            flat.extend(ids)
+            mask.extend(bytes([learnt]) * len(ids))
+            counts.completion_tokens += len(ids) * learnt
+        lengths.append(min(length, max_length))
     counts.kept, counts.tokens = len(lengths), len(flat)
     if not counts.kept:
         raise InputError(f"tasks.{task.name}: {_why_nothing_left(counts, max_length)}")
@@ -206,13 +227,30 @@ def encode_task(
         task.name,
         np.frombuffer(flat, dtype=np.int32),
         np.concatenate(([0], np.cumsum(np.frombuffer(lengths, dtype=np.int64)))),
-        np.frombuffer(prompt_lengths, dtype=np.int32),
+        np.frombuffer(mask, dtype=np.bool_),
         counts,
     )
 
 
-def _good_rows(task: Task, on_bad_row: Literal["fail", "skip"], counts: TaskCounts) -> Iterator[Example]:
-    for row in task.train_rows():
+def _encoded_rows(
+    examples: Iterator[Example], encoder: PromptCompletionEncoder
+) -> Iterator[tuple[Example, list[Segment]]]:
+    while batch := list(islice(examples, _BATCH)):
+        yield from zip(batch, encoder.segments(batch), strict=True)
+
+
+def _cut(segments: Sequence[Segment], length: int) -> list[Segment]:
+    """The first `length` tokens of the segments; empty ones are left out."""
+    kept: list[Segment] = []
+    for ids, learnt in segments:
+        if part := ids[:length]:
+            kept.append((part, learnt))
+        length -= len(part)
+    return kept
+
+
+def _good_rows(task: Task, split: Split, on_bad_row: Literal["fail", "skip"], counts: TaskCounts) -> Iterator[Example]:
+    for row in task.train_rows() if split == "train" else task.eval_rows(split):
         counts.rows += 1
         if isinstance(row, Example):
             yield row

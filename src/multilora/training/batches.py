@@ -25,12 +25,12 @@ TASK_IDS = "task_ids"  # beside the model's inputs in a batch; taken out before 
 
 
 def as_dataset(tasks: Sequence[EncodedTask]) -> datasets.Dataset:
-    """All rows of all tasks, task after task, without a copy: `input_ids`, `prompt_length`, `task` (its number)."""
+    """All rows of all tasks, task after task, without a copy: `input_ids`, `loss_mask`, `task` (its number)."""
     tables = [
         pa.table(
             {
                 "input_ids": pa.LargeListArray.from_arrays(pa.array(task.offsets), pa.array(task.input_ids)),
-                "prompt_length": pa.array(task.prompt_lengths),
+                "loss_mask": pa.LargeListArray.from_arrays(pa.array(task.offsets), pa.array(task.loss_mask)),
                 "task": pa.array(np.full(len(task), number, dtype=np.int32)),
             }
         )
@@ -179,7 +179,8 @@ def _put(batch: dict[str, Tensor], example: dict[str, Any], row: int, start: int
     ids = torch.as_tensor(example["input_ids"], dtype=torch.int64)
     end = start + len(ids)
     batch["input_ids"][row, start:end] = ids
-    learnt = max(int(example["prompt_length"]), 1)  # nothing predicts a first token; the one before is not its own
-    batch["labels"][row, start + learnt : end] = ids[learnt:]
+    learnt = torch.as_tensor(np.array(example["loss_mask"]))
+    learnt[0] = False  # nothing predicts a first token; the one before is not its own
+    batch["labels"][row, start:end][learnt] = ids[learnt]
     batch[TASK_IDS][row, start:end] = int(example["task"])
     return end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import resource
@@ -11,24 +10,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import set_seed
 
-from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, encode_task
+from multilora.data.encoding import EncodedTask
 from multilora.data.example import Task
-from multilora.data.mixture import mixture_quotas, mixture_stream, rates_of
-from multilora.data.packing import packed_rows
-from multilora.data.tasks.registry import build_task
+from multilora.data.prepare import EncodedMixture, encode_mixture, open_tasks, steps_of
 from multilora.errors import InputError
 from multilora.folders import write_text, written_aside
 from multilora.recipe import FullMethod, Recipe
-from multilora.training.batches import as_dataset
 from multilora.training.checkpoints import checkpoint_step
 from multilora.training.metrics import MetricsCallback, cut_metrics, read_metrics
 from multilora.training.model import (
@@ -85,7 +78,7 @@ def train(
         results = json.loads(folder.results.read_text(encoding="utf-8"))
         return RunResult(folder.path, folder.path / weights_name, results, finished_before=True)
     _check_devices()
-    tasks = _tasks(recipe)
+    tasks = open_tasks(recipe)
     source = ModelSource.find(recipe.model)
     with quiet_libraries():
         try:
@@ -106,17 +99,16 @@ def _train(
     source.check_config()
     tokenizer = source.tokenizer()
     progress.note(f"reading {', '.join(recipe.tasks)}")
-    encoded = _encode(recipe, tasks, tokenizer)
-    for task in encoded:
+    mixture = encode_mixture(recipe, tasks, tokenizer)
+    for task in mixture.tasks:
         for note in task.counts.notes(task.name):
             progress.note(note)
-    folder.check_data(encoded)
-    rates = _rates(recipe, encoded)
-    steps = _steps(recipe, encoded, rates)
+    folder.check_data(mixture.tasks)
+    steps = steps_of(recipe, mixture)
 
     set_seed(training.seed)
     model = source.model(weights_dtype(recipe.method, training.precision))
-    _check_fit(model, encoded)
+    _check_fit(model, mixture)
     if training.packing:
         check_packing(model)
     model, warnings = apply_method(model, recipe.method)
@@ -124,13 +116,10 @@ def _train(
         progress.note(f"warning: {warning}")
     use_cache = model.config.use_cache
     with folder.created_by_the_trainer():
-        sizes, lengths = [len(task) for task in encoded], _lengths(encoded)
-        trainer = MixtureTrainer(
-            model, recipe, steps, folder.path, as_dataset(encoded), sizes, rates, lengths, tokenizer
-        )
+        trainer = MixtureTrainer(model, recipe, steps, folder.path, mixture, tokenizer)
         check_trainable(model)
 
-    folder.claim(recipe, encoded)  # nothing was written until here
+    folder.claim(recipe, mixture.tasks)  # nothing was written until here
     counts = ParameterCounts.of(model)
     progress.note(f"training {counts.trainable:,} of {counts.total:,} parameters for {steps:,} steps")
     last = trainer.checkpoints.last()
@@ -150,7 +139,7 @@ def _train(
         save_weights(model, aside)
         if isinstance(recipe.method, FullMethod):
             tokenizer.save_pretrained(str(aside))
-    results = _results(recipe, encoded, counts, read_metrics(folder.metrics), steps)
+    results = _results(recipe, mixture.tasks, counts, read_metrics(folder.metrics), steps)
     write_text(folder.results, json.dumps(results, indent=2) + "\n")
     return RunResult(folder.path, weights, results)
 
@@ -168,80 +157,18 @@ def _check_devices() -> None:
         )
 
 
-def _tasks(recipe: Recipe) -> list[Task]:
-    tasks = [build_task(name, section) for name, section in recipe.tasks.items()]
-    faults: list[str] = []
-    for task in tasks:
-        try:
-            task.check()
-        except InputError as error:
-            faults.append(str(error))
-    if faults:
-        raise InputError("\n".join(faults))
-    return tasks
-
-
-def _encode(recipe: Recipe, tasks: Sequence[Task], tokenizer: Any) -> list[EncodedTask]:
-    encoder = PromptCompletionEncoder(tokenizer)
-    training = recipe.training
-    return [
-        encode_task(task, encoder, training.max_length, recipe.tasks[task.name].on_bad_row, training.on_long_example)
-        for task in tasks
-    ]
-
-
-def _rates(recipe: Recipe, encoded: Sequence[EncodedTask]) -> list[float]:
-    """The tasks' sampling rates per example."""
-    mixture, sizes = recipe.mixture, [len(task) for task in encoded]
-    rates = rates_of(
-        sizes,
-        [len(task.input_ids) for task in encoded],
-        mixture.rates,
-        [task.rate for task in recipe.tasks.values()] if mixture.rates == "explicit" else None,
-        mixture.temperature or 1.0,
-        mixture.examples_cap,
-        mixture.counted_by,
-    )
-    for task, quota in zip(encoded, mixture_quotas(rates, sum(sizes)), strict=True):
-        if quota == 0:
-            raise InputError(
-                f"tasks.{task.name}{'.rate' if mixture.rates == 'explicit' else ''}: its share of an epoch of "
-                f"{sum(sizes):,} rows is less than one row; raise the rate, or leave the task out"
-            )
-    return rates
-
-
-def _lengths(encoded: Sequence[EncodedTask]) -> NDArray[np.int64]:
-    """Tokens of every example of all tasks, task after task."""
-    return np.concatenate([np.diff(task.offsets) for task in encoded])
-
-
-def _steps(recipe: Recipe, encoded: Sequence[EncodedTask], rates: Sequence[float]) -> int:
-    training, sizes = recipe.training, [len(task) for task in encoded]
-    if training.steps is not None:
-        return training.steps
-    assert training.epochs is not None
-    rows = math.ceil(training.epochs * sum(sizes))
-    if training.packing:
-        examples = islice(mixture_stream(sizes, rates, training.seed), rows)
-        rows = sum(1 for _ in packed_rows(examples, _lengths(encoded), training.row_length))
-    return math.ceil(rows / (training.batch_size * training.gradient_accumulation))
-
-
-def _check_fit(model: Any, encoded: Sequence[EncodedTask]) -> None:
+def _check_fit(model: Any, mixture: EncodedMixture) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
-    highest = max(int(task.input_ids.max()) for task in encoded)
-    if highest >= rows:
+    if mixture.highest_id >= rows:
         raise InputError(
-            f"model: the tokenizer gives token id {highest}, and the model has embeddings for {rows} tokens; the "
-            "folder's tokenizer is not this model's"
+            f"model: the tokenizer gives token id {mixture.highest_id}, and the model has embeddings for {rows} "
+            "tokens; the folder's tokenizer is not this model's"
         )
     positions = getattr(model.config, "max_position_embeddings", None)
-    longest = max(int((task.offsets[1:] - task.offsets[:-1]).max()) for task in encoded)
-    if positions is not None and longest > positions:
+    if positions is not None and mixture.longest > positions:
         raise InputError(
-            f"training.max_length: the longest example has {longest:,} tokens and the model {positions:,} positions; "
-            f"set training.max_length to {positions} or less"
+            f"training.max_length: the longest example has {mixture.longest:,} tokens and the model {positions:,} "
+            f"positions; set training.max_length to {positions} or less"
         )
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from multilora.data.prepare import EncodedMixture
 from multilora.errors import InputError
 from multilora.folders import written_aside
 from multilora.recipe import FullMethod, Recipe
@@ -29,6 +27,7 @@ from multilora.training.batches import (
     PackedCollator,
     PackedRows,
     PackedSampler,
+    as_dataset,
 )
 from multilora.training.checkpoints import Checkpoints
 from multilora.training.optimizer import optimizer_groups
@@ -94,10 +93,7 @@ class MixtureTrainer(SFTTrainer):
         recipe: the recipe.
         steps: optimizer steps of the whole run.
         output: the run folder.
-        dataset: the rows of all tasks (`batches.as_dataset`).
-        sizes: rows of each task, in the recipe's order.
-        rates: sampling rate of each task, per example.
-        lengths: tokens of each row of the data set.
+        mixture: the encoded rows of all tasks, and their rates.
         tokenizer: the model's.
     """
 
@@ -107,18 +103,16 @@ class MixtureTrainer(SFTTrainer):
         recipe: Recipe,
         steps: int,
         output: Path,
-        dataset: datasets.Dataset,
-        sizes: Sequence[int],
-        rates: Sequence[float],
-        lengths: NDArray[np.int64],
+        mixture: EncodedMixture,
         tokenizer: Any,
     ) -> None:
         self._recipe = recipe
-        self._sizes, self._rates, self._lengths = list(sizes), list(rates), lengths
+        self._mixture = mixture
         self._step_tasks: Counter[str] = Counter()
         self._task_losses = TaskLosses(list(recipe.tasks))
         self.checkpoints = Checkpoints(output / "checkpoints")
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        dataset = as_dataset(mixture.tasks)
         super().__init__(
             model=model,
             args=trainer_arguments(recipe, steps, output),
@@ -142,9 +136,9 @@ class MixtureTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> MixtureSampler | PackedSampler:
         training = self._recipe.training
         length = self.args.max_steps * self._rows_per_step()
-        order = (self._sizes, self._rates, self.args.seed)
+        order = (self._mixture.sizes, self._mixture.rates, self.args.seed)
         if training.packing:
-            self._sampler = PackedSampler(*order, self._lengths, training.row_length, length)
+            self._sampler = PackedSampler(*order, self._mixture.lengths, training.row_length, length)
         else:
             self._sampler = MixtureSampler(*order, length)
         return self._sampler
@@ -217,7 +211,7 @@ class MixtureTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # The whole training is one pass of the sampler; an epoch is as many rows as the tasks have.
         examples = self._sampler.examples_in(self.state.global_step * self._rows_per_step())
-        self.state.epoch = examples / sum(self._sizes)
+        self.state.epoch = examples / sum(self._mixture.sizes)
         self._metrics["train"].pop("num_tokens", None)  # TRL's count begins at zero again when a run is resumed
         if "loss" in logs:  # not the trainer's closing summary
             logs |= self._task_losses.taken()
