@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -67,10 +68,12 @@ def rates_of(
     return [share * size / length for share, size, length in zip(shares, sizes, tokens, strict=True)]
 
 
-def mixture_quotas(rates: Sequence[float], length: int) -> list[int]:
-    """How many rows of an epoch each task gives: shares of `length` by largest remainder, so they sum to it exactly.
+def mixture_quotas(rates: Sequence[float], length: int) -> Iterator[list[int]]:
+    """How many rows each task gives to each epoch, epoch after epoch, without end.
 
-    Of equal remainders the earlier task's comes first. Every task gives within one row of its exact share.
+    An epoch's quotas sum to `length` exactly: shares by largest remainder (of equal remainders the earlier task's comes
+    first). What rounding gave or took is carried into the next epoch, so after any number of epochs every task is
+    within one row of its exact share, or within the number of tasks where shares are less than one row.
 
     Args:
         rates: sampling shares, positive; they need not sum to 1.
@@ -79,11 +82,17 @@ def mixture_quotas(rates: Sequence[float], length: int) -> list[int]:
     exact = [Fraction(rate) for rate in rates]  # of floats, without rounding: quotas must not depend on summation
     total = sum(exact)
     shares = [rate * length / total for rate in exact]
-    quotas = [int(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (quotas[i] - shares[i], i))
-    for i in by_remainder[: length - sum(quotas)]:
-        quotas[i] += 1
-    return quotas
+    carried = [Fraction(0)] * len(shares)
+    while True:
+        wanted = [share + carry for share, carry in zip(shares, carried, strict=True)]
+        quotas = [max(int(amount), 0) for amount in wanted]
+        while (missing := length - sum(quotas)) != 0:
+            step = 1 if missing > 0 else -1
+            by_need = sorted(range(len(wanted)), key=lambda i: (step * (quotas[i] - wanted[i]), i))
+            for i in [i for i in by_need if quotas[i] + step >= 0][: abs(missing)]:
+                quotas[i] += step
+        carried = [amount - quota for amount, quota in zip(wanted, quotas, strict=True)]
+        yield quotas
 
 
 def mixture_order(
@@ -108,10 +117,33 @@ def mixture_order(
         ValueError: an argument out of range.
     """
     _check(sizes, rates, seed, epoch, length)
-    quotas = mixture_quotas(rates, sum(sizes) if length is None else length)
+    return next(islice(_epochs(sizes, rates, seed, length), epoch, None))()
+
+
+def mixture_stream(sizes: Sequence[int], rates: Sequence[float], seed: int) -> Iterator[int]:
+    """The epochs of `mixture_order` end to end, without end; an epoch is made when its first row is asked for."""
+    _check(sizes, rates, seed, 0, None)
+    for order in _epochs(sizes, rates, seed, None):
+        yield from order().tolist()
+
+
+def _epochs(
+    sizes: Sequence[int], rates: Sequence[float], seed: int, length: int | None
+) -> Iterator[Callable[[], NDArray[np.int64]]]:
+    """The epochs one after the other, each as a function that makes its order."""
+    starts = [0] * len(sizes)
+    for epoch, quotas in enumerate(mixture_quotas(rates, sum(sizes) if length is None else length)):
+        yield partial(_order, list(sizes), quotas, tuple(starts), seed, epoch)
+        starts = [start + quota for start, quota in zip(starts, quotas, strict=True)]
+
+
+def _order(
+    sizes: Sequence[int], quotas: Sequence[int], starts: Sequence[int], seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """An epoch's rows; each task goes on at its place in `starts`."""
     first_row, parts = 0, list[NDArray[np.int64]]()
-    for task, (size, quota) in enumerate(zip(sizes, quotas, strict=True)):
-        parts.append(first_row + _task_rows(task, size, seed, start=epoch * quota, count=quota))
+    for task, (size, quota, start) in enumerate(zip(sizes, quotas, starts, strict=True)):
+        parts.append(first_row + _task_rows(task, size, seed, start, quota))
         first_row += size
     # What is shuffled is whose turn it is; each task's rows keep their order, or passes would overlap.
     turns = np.repeat(np.arange(len(sizes)), quotas)
@@ -120,12 +152,6 @@ def mixture_order(
     for task, part in enumerate(parts):
         rows[turns == task] = part
     return rows
-
-
-def mixture_stream(sizes: Sequence[int], rates: Sequence[float], seed: int) -> Iterator[int]:
-    """The epochs of `mixture_order` end to end, without end; an epoch is made when its first row is asked for."""
-    for epoch in itertools.count():
-        yield from mixture_order(sizes, rates, seed, epoch).tolist()
 
 
 def _task_rows(task: int, size: int, seed: int, start: int, count: int) -> NDArray[np.int64]:

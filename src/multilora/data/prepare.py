@@ -116,7 +116,7 @@ def _rates(recipe: Recipe, encoded: Sequence[EncodedTask]) -> list[float]:
         mixture.examples_cap,
         mixture.counted_by,
     )
-    for task, quota in zip(encoded, mixture_quotas(rates, sum(sizes)), strict=True):
+    for task, quota in zip(encoded, next(mixture_quotas(rates, sum(sizes))), strict=True):
         if quota == 0:
             raise InputError(
                 f"tasks.{task.name}{'.rate' if mixture.rates == 'explicit' else ''}: its share of an epoch of "
