@@ -6,12 +6,13 @@ import hashlib
 import json
 from typing import Annotated, Any, cast
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from multilora.errors import InputError
 from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod
 from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, MixtureSection, TaskSection
 from multilora.recipe.training import NOT_DETERMINING, TrainingSection
+from multilora.recipe.validation import ValidationSection
 from multilora.recipe.values import Section, expand
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Recipe",
     "TaskSection",
     "TrainingSection",
+    "ValidationSection",
 ]
 
 
@@ -41,8 +43,20 @@ class ModelSection(Section):
     )
 
 
+def _may_extend(schema: dict[str, Any]) -> None:
+    """`extends` is resolved before validation (`recipe.file`), so the model has no such field; the schema has."""
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "Another recipe, relative to this one's folder: sections are merged and what this recipe says "
+        "wins. method is taken as a whole; a task that is null is left out.",
+    }
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["extends"]}]
+
+
 class Recipe(Section):
     """A run of `multilora train`: base model, method, tasks, training."""
+
+    model_config = ConfigDict(json_schema_extra=_may_extend)
 
     model: Annotated[
         ModelSection,
@@ -59,6 +73,9 @@ class Recipe(Section):
     )
     mixture: MixtureSection = Field(MixtureSection.model_validate({}), description="How often each task is seen.")
     training: TrainingSection = Field(description="How to train, and where the run goes.")
+    validation: ValidationSection | None = Field(
+        None, description="Validation while training. None: none; an empty section {}: before and after."
+    )
 
     @model_validator(mode="after")
     def _ratio_has_a_scale(self) -> Recipe:
@@ -89,6 +106,8 @@ class Recipe(Section):
         data = self.resolved()
         for name in NOT_DETERMINING:
             del cast(dict[str, Any], data["training"])[name]
+        if self.validation is None or self.validation.best_by is None:
+            del data["validation"]  # it only looks
         return data
 
     def recipe_hash(self) -> str:

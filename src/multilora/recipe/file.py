@@ -22,6 +22,7 @@ from multilora.recipe import (
     Recipe,
     TaskSection,
     TrainingSection,
+    ValidationSection,
 )
 
 _METHODS: dict[str, type[BaseModel]] = {"multilora": MultiLoraMethod, "lora": LoraMethod, "full": FullMethod}
@@ -30,6 +31,9 @@ _METHODS: dict[str, type[BaseModel]] = {"multilora": MultiLoraMethod, "lora": Lo
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
+    A recipe may extend another one: `extends: FILE`, a path relative to its own folder. Sections are merged, what the
+    recipe says wins, `method` is taken as a whole, and a task that is null is left out.
+
     Args:
         path: a YAML file. Relative paths in it are relative to the current directory.
         overrides: `key=value` each, such as `training.steps=10`; the value is read as YAML.
@@ -37,10 +41,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: one message with every fault: unknown keys with the nearest known one, wrong values, and so on.
     """
-    data = _read_yaml(path)
-    if isinstance(data.get("model"), str):
-        data["model"] = {"path": data["model"]}
+    data = _read(path)
     faults = [fault for text in overrides if (fault := _override(data, text))]
+    if isinstance(tasks := data.get("tasks"), dict):
+        data["tasks"] = {name: task for name, task in cast(dict[str, Any], tasks).items() if task is not None}
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(data)
@@ -93,6 +97,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         keys = ", ".join(Recipe.model_fields)
         raise InputError(f"{path}: a recipe is a YAML mapping with the keys {keys}; this file is not")
     return cast(dict[str, Any], data)
+
+
+def _read(path: Path, extending: Sequence[Path] = ()) -> dict[str, Any]:
+    """The recipe's data, on top of that of the recipe it extends."""
+    data = _read_yaml(path)
+    if isinstance(data.get("model"), str):
+        data["model"] = {"path": data["model"]}
+    if "extends" not in data:
+        return data
+    name: Any = data.pop("extends")
+    if not isinstance(name, str):
+        raise InputError(f"{path}: extends: must be the path of another recipe; got {_short(name)}")
+    other = (path.parent / name).resolve()
+    chain = (*extending, path.resolve())
+    if other in chain:
+        raise InputError(f"{path}: extends: {name} extends this recipe in turn; break the circle")
+    return _merged(_read(other, chain), data)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(below.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merged(below[key], cast(dict[str, Any], value)) if both and key != "method" else value
+    return merged
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:
@@ -218,6 +247,8 @@ def _section(field: tuple[str | int, ...], data: Mapping[str, Any]) -> type[Base
             return MixtureSection
         case ("training",):
             return TrainingSection
+        case ("validation",):
+            return ValidationSection
         case _:
             return None
 

@@ -52,21 +52,30 @@ class BuiltInTaskSection(_AnyTaskSection):
         description="For mmlu: folder with the training sources, as MMLU has no training split of its own. None: "
         "auxiliary_train in the folder.",
     )
+    shots: Integer = Field(
+        0,
+        ge=0,
+        le=5,
+        description="For mmlu: worked questions of the subject, from dev, before each question to evaluate on. "
+        "Training rows have none.",
+    )
     validation_share: Number = Field(
         0.0,
         ge=0,
         lt=1,
         description="Share of the training rows to hold out for validation. Which ones is decided by their text alone: "
-        "the same rows in every run.",
+        "the same rows in every run. 0: no validation split, but for mmlu, which has one of its own (val).",
     )
 
     @model_validator(mode="after")
-    def _auxiliary_is_of_mmlu(self) -> BuiltInTaskSection:
+    def _options_of_mmlu(self) -> BuiltInTaskSection:
         if self.auxiliary is not None and self.task != "mmlu":
             raise InputError(
                 f"auxiliary: {str(self.auxiliary)!r} has no effect: the task {self.task} has training "
                 "rows of its own. Leave it out"
             )
+        if self.shots and self.task != "mmlu":
+            raise InputError(f"shots: {self.shots} has no effect with the task {self.task}, only with mmlu; leave it out")
         return self
 
 
@@ -104,6 +113,11 @@ class MixtureSection(Section):
         "examples",
         description="What n and the shares are measured in: examples, or tokens of prompts and completions. Counted by "
         "tokens, a task of short examples with rate 1 is as many tokens as one of long examples with rate 1.",
+    )
+    on_leak: Literal["fail", "drop"] = Field(
+        "fail",
+        description="A training row whose question is also one of a validation or test split of any of the tasks: "
+        "stop, or leave it out of training, counted and named. `multilora data check` lists them.",
     )
 
     @model_validator(mode="after")
