@@ -82,6 +82,11 @@ class MetricsCallback(TrainerCallback):
         self._file.flush()
         self._progress.step(state.global_step, line)
 
+    def not_training(self, seconds: float) -> None:
+        """Leave out time that went by without training."""
+        self._began += seconds
+        self._logged += seconds
+
     def close(self) -> None:
         """Close the file; called after training, well ended or not."""
         if hasattr(self, "_file"):

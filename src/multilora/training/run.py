@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from multilora.data.prepare import EncodedMixture, encode_mixture, open_tasks, s
 from multilora.errors import InputError
 from multilora.folders import write_text, written_aside
 from multilora.recipe import FullMethod, Recipe
+from multilora.training.best import RECORD, ValidationCallback, before_and_after, read_best
 from multilora.training.checkpoints import checkpoint_step
 from multilora.training.metrics import MetricsCallback, cut_metrics, read_metrics
 from multilora.training.model import (
@@ -35,6 +37,7 @@ from multilora.training.model import (
 from multilora.training.progress import Silent, TrainingProgress, quiet_libraries
 from multilora.training.run_folder import RunFolder
 from multilora.training.trainer import MixtureTrainer, save_weights
+from multilora.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def train(
     """Train what the recipe says. Nothing is written before everything has been checked.
 
     The run folder holds recipe.yaml (resolved), data.json, `adapter/` (`model/` for full fine-tuning), metrics.jsonl,
-    results.json and `checkpoints/`.
+    validation.jsonl, results.json, `checkpoints/` and `best/`.
 
     Args:
         recipe: the recipe.
@@ -105,6 +108,7 @@ def _train(
             progress.note(note)
     folder.check_data(mixture.tasks)
     steps = steps_of(recipe, mixture)
+    validation = Validation(recipe, tasks, tokenizer, progress.note) if recipe.validation else None
 
     set_seed(training.seed)
     model = source.model(weights_dtype(recipe.method, training.precision))
@@ -129,17 +133,30 @@ def _train(
     before = cut_metrics(folder.metrics, checkpoint_step(last) if last else 0)
     callback = MetricsCallback(folder.metrics, progress, before[-1] if before else None)
     trainer.add_callback(callback)
+    if validation is not None:
+        cut_metrics(folder.validation, checkpoint_step(last) if last else 0)
+        trainer.add_callback(
+            ValidationCallback(
+                validation, trainer, folder.validation, folder.best, progress.note, callback.not_training
+            )
+        )
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
         callback.close()
 
     model.config.use_cache = use_cache  # the trainer has its own, which is not the model's
+    best = read_best(folder.best)
     with written_aside(weights) as aside:
-        save_weights(model, aside)
+        if best is not None:
+            shutil.copytree(folder.best, aside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))
+        else:
+            save_weights(model, aside)
         if isinstance(recipe.method, FullMethod):
             tokenizer.save_pretrained(str(aside))
     results = _results(recipe, mixture.tasks, counts, read_metrics(folder.metrics), steps)
+    if validation is not None:
+        results["validation"] = before_and_after(read_metrics(folder.validation), best)
     write_text(folder.results, json.dumps(results, indent=2) + "\n")
     return RunResult(folder.path, weights, results)
 

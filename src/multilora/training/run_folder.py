@@ -47,6 +47,16 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def validation(self) -> Path:
+        """One line per validation."""
+        return self.path / "validation.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """The best weights, where the recipe asks for them."""
+        return self.path / "best"
+
+    @property
     def results(self) -> Path:
         """The figures of the finished run; there only when everything else is."""
         return self.path / "results.json"

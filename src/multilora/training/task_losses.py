@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 _LOSS, _TOKENS = "loss/", "tokens/"  # trackers show what has the same beginning side by side
@@ -48,6 +49,14 @@ class TaskLosses:
                 logs |= {_LOSS + name: total / count, _TOKENS + name: count}
         self._clear()
         return logs
+
+    def reduce(self, accelerator: Any) -> None:
+        """Make each process's sums those of all processes together."""
+        if accelerator.num_processes == 1:
+            return
+        both = torch.tensor(np.stack([self._sums, self._counts]), dtype=torch.float64, device="cpu")
+        both = accelerator.reduce(both.to(accelerator.device), reduction="sum").cpu().numpy()
+        self._sums, self._counts = both[0], both[1].astype(np.int64)
 
     def _clear(self) -> None:
         self._sums = np.zeros(len(self._names))

@@ -1,0 +1,116 @@
+"""When to validate, validation.jsonl, and the best weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from multilora.folders import written_aside
+from multilora.training.trainer import save_weights
+from multilora.training.validation import Validation, as_logs, is_better, measured
+
+RECORD = "best.json"
+_NO_SCORES = ("loss", "tokens")
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """The step and value of the best weights, or None where there are none."""
+    record = folder / RECORD
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+
+
+def before_and_after(lines: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> dict[str, Any]:
+    """For results.json: the validation of the base model, and that of the weights that the run ends with.
+
+    Args:
+        lines: of validation.jsonl.
+        best: the record of the best weights, which the run then ends with; None: the last.
+    """
+    by_step = {line["step"]: line for line in lines}
+    after = by_step.get(best["step"]) if best else (lines[-1] if lines else None)
+    return {"before": by_step.get(0), "after": after, "best": best}
+
+
+class ValidationCallback(TrainerCallback):
+    """Validates before the first step, every so many steps and after the last, and keeps the best weights.
+
+    Args:
+        validation: what is measured.
+        trainer: whose model it is.
+        path: validation.jsonl, appended to: one line per validation, with its step.
+        best: folder for the best weights, if the recipe asks for them.
+        note: is told each result.
+        not_training: is told how many seconds a validation took.
+    """
+
+    def __init__(
+        self,
+        validation: Validation,
+        trainer: Any,
+        path: Path,
+        best: Path,
+        note: Callable[[str], None],
+        not_training: Callable[[float], None],
+    ) -> None:
+        self._validation, self._trainer = validation, trainer
+        self._path, self._best = path, best
+        self._note, self._not_training = note, not_training
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == 0:
+            self._validate(state, control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        every = self._validation.section.every
+        if state.global_step == state.max_steps or (every is not None and state.global_step % every == 0):
+            self._validate(state, control)
+
+    def _validate(self, state: TrainerState, control: TrainerControl) -> None:
+        began = time.monotonic()
+        line = {"step": state.global_step, **self._validation.measure(self._trainer)}
+        better = self._is_best(line)
+        if self._trainer.is_world_process_zero():
+            if better:
+                self._keep(line)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        self._trainer.accelerator.wait_for_everyone()
+        should_log = control.should_log
+        self._trainer.log(as_logs(line))
+        control.should_log = should_log  # which logging takes back, and others have set for this step
+        self._note(_summary(line) + (" (the best so far)" if better else ""))
+        self._not_training(time.monotonic() - began)
+
+    def _is_best(self, line: Mapping[str, Any]) -> bool:
+        by = self._validation.section.best_by
+        if by is None or (value := measured(line, by)) is None or math.isnan(value):
+            return False
+        best = read_best(self._best)
+        return best is None or is_better(value, than=best["value"], name=by)
+
+    def _keep(self, line: Mapping[str, Any]) -> None:
+        by = self._validation.section.best_by
+        assert by is not None
+        with written_aside(self._best) as aside:
+            save_weights(self._trainer.accelerator.unwrap_model(self._trainer.model), aside)
+            record = {"step": line["step"], "best_by": by, "value": measured(line, by)}
+            (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _summary(line: Mapping[str, Any]) -> str:
+    parts: list[str] = []
+    for name, values in line.get("tasks", {}).items():
+        scores = "".join(f" {metric} {value:.3f}" for metric, value in values.items() if metric not in _NO_SCORES)
+        parts.append(f"{name} {values['loss']:.4f}{scores}")
+    if "general_text" in line:
+        parts.append(f"general text {line['general_text']['loss']:.4f}")
+    mean = f" loss {line['loss']:.4f}:" if "loss" in line else ""
+    return f"validation at step {line['step']}:{mean} {', '.join(parts)}"
