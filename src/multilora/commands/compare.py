@@ -1,0 +1,133 @@
+"""`multilora compare`: a recipe's methods, seeds and regimes, one training each, and one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multilora.comparison.grid import Grid, single_steps
+from multilora.comparison.methods import named_method
+from multilora.comparison.runner import ComparisonProgress, Failure, choose_rates, is_done, open_folder, run_cells
+from multilora.comparison.table import summary
+from multilora.data.prepare import encode_mixture, open_tasks, steps_of
+from multilora.errors import InputError
+from multilora.evaluation.definitions import require_harness
+from multilora.folders import write_text
+from multilora.recipe import Recipe
+from multilora.recipe.comparison import ComparedMethod, ComparisonSection
+from multilora.recipe.file import load_recipe
+from multilora.training.model import ModelSource
+from multilora.training.progress import quiet_libraries
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What differs from the recipe's `comparison` section; None: as it says.
+
+    Attributes:
+        methods: short names of methods.
+        seeds: how many.
+        regimes: mixed, single.
+        learning_rates: to sweep.
+        limit: test rows per task.
+        out: the comparison's folder; None: `comparison` beside the recipe's output.
+    """
+
+    methods: Sequence[str] | None = None
+    seeds: int | None = None
+    regimes: Sequence[str] | None = None
+    learning_rates: Sequence[float] | None = None
+    limit: int | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` made.
+
+    Attributes:
+        folder: with comparison.json, results.json and the cells.
+        results: the content of results.json.
+        failures: the cells that did not end well.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+    failures: Sequence[Failure]
+
+
+def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progress: ComparisonProgress) -> Comparison:
+    """Run a comparison, or go on with it: cells that are done are not repeated.
+
+    Args:
+        path: the recipe.
+        overrides: `key=value` each, as for `train`.
+        options: what differs from the recipe's `comparison` section.
+        progress: is told how it goes.
+
+    Raises:
+        InputError: the recipe or the options are not right, or the folder holds another comparison.
+    """
+    require_harness()
+    recipe = load_recipe(path, overrides)
+    out = options.out or recipe.training.output.with_name(f"{recipe.training.output.name}-comparison")
+    grid = Grid(recipe, _section(recipe, options), out)
+    for task in (tasks := open_tasks(recipe)):
+        if task.scoring.kind != "none":
+            task.check("test")
+    steps = _single_steps(recipe, tasks) if "single" in grid.section.regimes else {}
+    open_folder(grid)
+    limit = grid.section.limit
+    try:
+        trials = grid.trials()
+        todo = [cell for cell in trials if not is_done(cell)]
+        finals = grid.finals({}, steps)
+        failures = run_cells(todo, limit, progress, after=len(finals))
+        chosen, tried = choose_rates(grid, trials)
+        finals = grid.finals(chosen, steps)
+        left = [cell for cell in finals if not is_done(cell)]
+        if done := len(trials) - len(todo) + len(finals) - len(left):
+            progress.note(f"{done} of {len(trials) + len(finals)} cells were done before")
+        failures += run_cells(left, limit, progress, before=len(todo))
+    finally:
+        progress.stop()
+    results = summary(grid, finals, tried, chosen)
+    write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
+    return Comparison(out, results, failures)
+
+
+def failed_lines(failures: Sequence[Failure]) -> list[str]:
+    """What to tell about cells that failed, with where to read more."""
+    return [f"{failure.cell.title}: {failure.reason}\n    {failure.log}" for failure in failures]
+
+
+def _section(recipe: Recipe, options: CompareOptions) -> ComparisonSection:
+    section = recipe.comparison or ComparisonSection.model_validate({})
+    given: dict[str, Any] = {
+        "seeds": options.seeds,
+        "regimes": list(options.regimes) if options.regimes else None,
+        "learning_rates": list(options.learning_rates) if options.learning_rates else None,
+        "limit": options.limit,
+    }
+    if options.methods:
+        given["methods"] = {
+            name: section.methods.get(name, ComparedMethod.model_validate({})) for name in options.methods
+        }
+        for name in options.methods:
+            named_method(name, recipe)
+    data = section.model_dump() | {key: value for key, value in given.items() if value is not None}
+    try:
+        return ComparisonSection.model_validate(data)
+    except ValueError as error:
+        raise InputError(f"comparison: {error}") from error
+
+
+def _single_steps(recipe: Recipe, tasks: Sequence[Any]) -> dict[str, int]:
+    with quiet_libraries():
+        mixture = encode_mixture(recipe, tasks, ModelSource.find(recipe.model).tokenizer())
+    means = [float(task.lengths.mean()) for task in mixture.tasks]
+    steps = single_steps(steps_of(recipe, mixture), mixture.rates, means, recipe.training.packing)
+    return dict(zip(recipe.tasks, steps, strict=True))

@@ -1,0 +1,86 @@
+"""One cell in a process of its own: its peak memory is its own, and a crash takes no other cell with it.
+
+Reads the cell from its standard input, as JSON in one line; says how it goes on its standard output, as JSON lines;
+ends when its standard input does, because then whoever started it has died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from multilora.commands.evaluate import EvalOptions, evaluate
+from multilora.errors import InputError
+from multilora.recipe import Recipe
+from multilora.training.run import train
+
+
+class _Telling:
+    """A `TrainingProgress` that writes JSON lines."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def note(self, text: str) -> None:
+        self._tell(kind="note", text=text)
+
+    def start(self, steps: int, done: int) -> None:
+        self._tell(kind="start", steps=steps, done=done)
+
+    def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        self._tell(kind="step", step=step, metrics=dict(metrics) if metrics else None)
+
+    def stop(self) -> None: ...
+
+    def fault(self, text: str) -> None:
+        self._tell(kind="fault", text=text)
+
+    def _tell(self, **message: Any) -> None:
+        self._out.write(json.dumps(message) + "\n")
+        self._out.flush()
+
+
+def run_cell(recipe: Recipe, trial: bool, limit: int | None, progress: Any) -> None:
+    """Train the cell, or go on with it, and test it.
+
+    Args:
+        recipe: the cell's recipe.
+        trial: do not test.
+        limit: test rows per task.
+        progress: is told how it goes.
+    """
+    result = train(recipe, resume=True, progress=progress)
+    if not trial:
+        progress.note("testing")
+        evaluate(str(result.folder), EvalOptions(limit=limit, overwrite=True), progress.note)
+    shutil.rmtree(result.folder / "checkpoints", ignore_errors=True)
+
+
+def _die_with_the_parent(stdin: TextIO) -> None:
+    stdin.read()
+    os._exit(1)
+
+
+def main() -> int:
+    """Run the cell that stands on the standard input. Returns the exit code."""
+    cell = json.loads(sys.stdin.readline())
+    threading.Thread(target=_die_with_the_parent, args=(sys.stdin,), daemon=True).start()
+    progress = _Telling(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)  # whatever libraries print is no message of ours
+    try:
+        run_cell(Recipe.model_validate(cell["recipe"]), cell["trial"], cell["limit"], progress)
+    except InputError as error:
+        progress.fault(str(error))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # not through the interpreter's end, which would wait for the thread that reads

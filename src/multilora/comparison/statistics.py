@@ -1,0 +1,124 @@
+"""Means over seeds with intervals, and paired differences by a hierarchical bootstrap over seeds and examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+# Sums over units (..., k) to the metric's value (...).
+Metric = Callable[[Floats], Floats]
+
+SEEDS_FOR_P_VALUE = 5
+_CHUNK_NUMBERS = 2**24  # random numbers held at a time
+
+
+@dataclass(frozen=True)
+class MeanOverSeeds:
+    """A figure over seeds.
+
+    Attributes:
+        mean: over the seeds.
+        low, high: 95 % interval of the mean by Student's t; None: there is one seed.
+        values: of each seed.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    values: tuple[float, ...]
+
+
+def mean_over_seeds(values: Sequence[float]) -> MeanOverSeeds:
+    """The mean over seeds with its 95 % interval."""
+    from scipy.stats import t
+
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return MeanOverSeeds(mean, None, None, tuple(values))
+    half = float(t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return MeanOverSeeds(mean, mean - half, mean + half, tuple(values))
+
+
+@dataclass(frozen=True)
+class PairedTask:
+    """What two methods did on the same test units with the same seeds.
+
+    Attributes:
+        first, second: (seeds, units, k) counts whose sums over units the metric takes. A unit is what is drawn
+            together: an example, or all answers to a question.
+        metric: its sums to the metric's value.
+    """
+
+    first: Floats
+    second: Floats
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second, mean over tasks and seeds.
+
+    Attributes:
+        mean: as observed.
+        low, high: 95 % interval by percentiles of the bootstrap.
+        p_value: two-sided, of no difference; None: fewer than five seeds, of which none can speak of seeds at large.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float | None
+
+
+def paired_difference(tasks: Sequence[PairedTask], seed: int = 0, draws: int = 10_000) -> Difference:
+    """The difference of the mean over tasks, by a hierarchical paired bootstrap.
+
+    A draw takes seeds with replacement, the same for both methods and all tasks, and of each task units with
+    replacement, the same for both methods and all seeds: what the methods share cancels, and both sources of chance,
+    the training's and the test's, are in the interval.
+
+    Args:
+        tasks: all with the same number of seeds.
+        seed: of the bootstrap.
+        draws: of the bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    seeds = tasks[0].first.shape[0]
+    weights = _drawn(rng, seeds, draws) / seeds  # (draws, seeds)
+    observed, drawn = 0.0, np.zeros(draws)
+    for task in tasks:
+        counts = np.stack([task.first, task.second])  # (2, seeds, units, k)
+        first, second = task.metric(counts.sum(axis=2))  # (seeds,) each
+        observed += float(np.mean(first - second)) / len(tasks)
+        done = 0
+        for units in _drawn_in_chunks(rng, counts.shape[2], draws):
+            sums = np.einsum("du,msuk->dmsk", units, counts, optimize=True)
+            values = task.metric(sums)  # (chunk, 2, seeds)
+            part = slice(done, done + len(units))
+            drawn[part] += ((values[:, 0] - values[:, 1]) * weights[part]).sum(axis=1) / len(tasks)
+            done += len(units)
+    low, high = (float(value) for value in np.percentile(drawn, [2.5, 97.5]))
+    return Difference(observed, low, high, _p_value(drawn) if seeds >= SEEDS_FOR_P_VALUE else None)
+
+
+def _p_value(drawn: Floats) -> float:
+    """Twice the smaller tail; never 0, which no finite number of draws can show."""
+    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
+
+
+def _drawn(rng: np.random.Generator, count: int, draws: int) -> Floats:
+    """(draws, count) how often each of `count` things is drawn, when `count` are drawn with replacement."""
+    places = rng.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
+    return np.bincount(places.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
+
+
+def _drawn_in_chunks(rng: np.random.Generator, count: int, draws: int) -> Iterator[Floats]:
+    size = max(1, _CHUNK_NUMBERS // count)
+    for start in range(0, draws, size):
+        yield _drawn(rng, count, min(size, draws - start))

@@ -1,0 +1,93 @@
+"""What `multilora compare` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from multilora.commands.compare import Comparison
+
+_AVERAGE = "average"
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Scores by task and method, differences to LoRA of equal rank, resources, and where everything is."""
+    console = Console(highlight=False)
+    results = comparison.results
+    for regime, found in results["regimes"].items():
+        if any(found["scores"].values()):
+            console.print(_scores(regime, found))
+            for line in _differences(found["differences"]):
+                console.print(line)
+            console.print()
+    if any("tokens_per_second" in method for method in results["methods"].values()):
+        console.print(_resources(results["methods"]))
+    console.print(f"[bold green]comparison[/] {escape(str(comparison.folder))}", soft_wrap=True)
+
+
+def _scores(regime: str, found: Mapping[str, Any]) -> Table:
+    methods = [name for name, scores in found["scores"].items() if scores]
+    seeds = max(len(found["scores"][name][_AVERAGE]["values"]) for name in methods)
+    spread = "mean and 95 % interval over seeds" if seeds > 1 else "one seed, so no interval"
+    kind = "one training for all tasks" if regime == "mixed" else "one training for each task"
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"test scores in %, {kind}; {spread}", title_justify="left", pad_edge=False
+    )
+    table.add_column("task", style="bold", overflow="fold")
+    for name in methods:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    for task in (*found["metrics"], _AVERAGE):
+        best = max(found["scores"][name][task]["mean"] for name in methods)
+        cells = [_with_interval(found["scores"][name][task], best) for name in methods]
+        table.add_row(escape(task), *cells, end_section=task == [*found["metrics"]][-1])
+    return table
+
+
+def _with_interval(score: Mapping[str, Any], best: float) -> str:
+    mean = f"{100 * score['mean']:.1f}"
+    mean = f"[bold]{mean}[/]" if score["mean"] == best else mean
+    return mean if score["low"] is None else f"{mean} [dim]± {100 * (score['high'] - score['mean']):.1f}[/]"
+
+
+def _differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not differences:
+        return ["[dim]no LoRA of equal rank is among the methods, so nothing is compared with one[/]"]
+    lines: list[str] = []
+    for difference in differences:
+        average = difference["tasks"][_AVERAGE]
+        seeds = difference["seeds"]
+        p_value = "" if average["p_value"] is None else f", p = {average['p_value']:.3f}"
+        lines.append(
+            f"{escape(difference['method'])} minus {escape(difference['minus'])} (equal rank), average: "
+            f"[bold]{100 * average['mean']:+.1f}[/] points, 95 % interval {100 * average['low']:+.1f} to "
+            f"{100 * average['high']:+.1f}{p_value} ({seeds} seed{'s' if seeds > 1 else ''}, paired)"
+        )
+    return lines
+
+
+def _resources(methods: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="training", title_justify="left", pad_edge=False)
+    table.add_column("method", style="bold", overflow="fold")
+    for heading in ("trained parameters", "weights, MB", "learning rate", "tokens/s", "peak memory, MiB", "forgetting"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for name, method in methods.items():
+        if "tokens_per_second" not in method:
+            table.add_row(escape(name), *[""] * 6)
+            continue
+        forgetting = method["forgetting"]
+        table.add_row(
+            escape(name),
+            f"{method['trainable_parameters']:,}",
+            f"{method['weights_bytes'] / 1e6:,.2f}",
+            ", ".join(f"{rate:g}" for rate in method["learning_rates"]),
+            f"{method['tokens_per_second']:,.0f}",
+            f"{method['peak_memory_bytes'] / 2**20:,.0f}",
+            "" if forgetting is None else f"{forgetting['mean']:+.3f}",
+        )
+    return table
