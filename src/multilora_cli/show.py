@@ -34,7 +34,7 @@ def show_export(report: ExportReport) -> None:
     console.print(f"[bold green]exported[/] {escape(str(report.out_dir))}", soft_wrap=True)
     console.print(
         f"  plain PEFT LoRA, [bold]rank {report.rank}[/]{padding}; {kind}; {len(report.layers)} layers, "
-        f"{dtype_name(report.dtype)}, {_size(report.size)}\n",
+        f"{dtype_name(report.dtype)}, {size(report.size)}\n",
         soft_wrap=True,
     )
     console.print("load it with PEFT (multilora need not be installed):")
@@ -86,8 +86,9 @@ def _error_table(content: ErrorTable, rank: int) -> Table:
     return table
 
 
-def _size(size: int) -> str:
-    amount = float(size)
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    amount = float(count)
     for unit in ("bytes", "kB", "MB"):
         if amount < 1000:
             return f"{amount:.4g} {unit}"

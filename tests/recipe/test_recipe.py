@@ -102,7 +102,6 @@ trainin: 1
         ("tasks.a.on_bad_row: must be one of fail, skip", "nearest: 'skip'"),
         ("tasks.b.train", "at least 1"),
         ("tasks.b.prompt: missing", ""),
-        ("tasks.b.completion: missing", ""),
         ("tasks.b.promt: unknown key", "nearest: 'prompt'"),
         ("training.output: missing", "The run folder"),
         ("training.outpt: unknown key", "nearest: 'output'"),

@@ -20,12 +20,17 @@ from miniature import make_recipe
 from multilora import InputError
 from multilora.data.encoding import PromptCompletionEncoder, encode_task
 from multilora.data.prepare import open_tasks
+from multilora.evaluation.harness import evaluate_tasks
 from multilora.recipe.file import load_recipe
 from multilora.training.metrics import read_metrics
 from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
 
 TEXTS = ["one two three four five six", "the sum of one and two is three and so on " * 6, "seven"]
+
+
+# Steps far too large, so that the last weights are not the best.
+WILD: dict[str, Any] = {"learning_rate": 10.0, "warmup": 0.0, "scheduler": "constant", "max_grad_norm": None}
 
 
 class Told(Silent):
@@ -132,8 +137,7 @@ def test_validation_changes_nothing(recipe: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("best_by", ["loss", "b.loss"])
 def test_the_best_weights_are_kept(recipe: Callable[..., Path], best_by: str) -> None:
-    # A learning rate far too high, so that the last weights are not the best.
-    result = run(recipe({"every": 1, "best_by": best_by}, learning_rate=0.3, warmup=0.5))
+    result = run(recipe({"every": 1, "best_by": best_by}, **WILD))
     values = [line["loss"] if best_by == "loss" else line["tasks"]["b"]["loss"] for line in lines(result)]
     best = values.index(min(values))
     assert 0 < best < 12
@@ -141,7 +145,7 @@ def test_the_best_weights_are_kept(recipe: Callable[..., Path], best_by: str) ->
     assert recorded["best"] == {"step": best, "best_by": best_by, "value": values[best]}
     assert recorded["after"]["step"] == best
     again = run(
-        recipe({"every": 1}, learning_rate=0.3, warmup=0.5),
+        recipe({"every": 1}, **WILD),
         f"training.output={result.folder.with_name('again')}",
         "training.save_every=1",
         "training.keep_checkpoints=20",
@@ -151,7 +155,7 @@ def test_the_best_weights_are_kept(recipe: Callable[..., Path], best_by: str) ->
 
 
 def test_an_interrupted_run_ends_with_the_same_validation_and_the_same_best(recipe: Callable[..., Path]) -> None:
-    path = recipe({"every": 1, "best_by": "loss"}, learning_rate=0.3, warmup=0.5)
+    path = recipe({"every": 1, "best_by": "loss"}, **WILD)
     whole = run(path)
     elsewhere = f"training.output={whole.folder.with_name('interrupted')}"
     with pytest.raises(KeyboardInterrupt):
@@ -162,9 +166,38 @@ def test_an_interrupted_run_ends_with_the_same_validation_and_the_same_best(reci
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
 
 
+def test_scores_are_those_of_an_evaluation(recipe: Callable[..., Path]) -> None:
+    pytest.importorskip("lm_eval", reason="scores need the extra `eval`")
+    path = recipe({"scores": True, "limit": 5})
+    data = yaml.safe_load(path.read_text())
+    rows = [{"q": f"{word} {n}", "a": n % 2} for n, word in enumerate(["one", "two", "three"] * 10)]
+    (path.parent / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data["tasks"]["c"] = {
+        "train": str(path.parent / "c.jsonl"),
+        "prompt": "{q}:",
+        "choices": [" one", " two"],
+        "answer": "a",
+        "validation_share": 0.4,
+    }
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    result = run(path)
+    before, after = lines(result)
+    loaded = load_recipe(path)
+    base = AutoModelForCausalLM.from_pretrained(loaded.model.path)
+    tokenizer = AutoTokenizer.from_pretrained(loaded.model.path)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(loaded.model.path), result.weights)
+    for model, line in ((base, before), (adapted, after)):
+        tasks = [task for task in open_tasks(loaded) if task.name == "c"]
+        evaluation = evaluate_tasks(model, tokenizer, tasks, split="validation", limit=5)
+        assert line["tasks"]["c"]["accuracy"] == evaluation.tasks["c"].metrics["accuracy"].value == line["score"]
+    assert "accuracy" not in before["tasks"]["a"]
+
+
 def test_a_limit_spreads_over_the_rows(recipe: Callable[..., Path]) -> None:
-    few = lines(run(recipe({"limit": 3})))[0]["tasks"]
-    all_of_them = lines(run(recipe({"limit": None}), "training.output=" + str(recipe(None).parent / "all")))[0]["tasks"]
+    path = recipe({"limit": 3})
+    few = lines(run(path))[0]["tasks"]
+    everything = run(path, "validation.limit=null", f"training.output={path.parent / 'all'}")
+    all_of_them = lines(everything)[0]["tasks"]
     assert 0 < few["a"]["tokens"] < all_of_them["a"]["tokens"]
 
 

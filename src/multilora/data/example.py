@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from multilora.errors import InputError
+
 # train and validation share the training files; test is the file that results are reported on.
 Split = Literal["train", "validation", "test"]
 EvalSplit = Literal["validation", "test"]
@@ -23,6 +25,9 @@ class Example:
         choices: what a model may answer, each in place of the completion; empty: free text.
         answers: what counts as right: the right choices, or the final number; empty: free text without scoring.
         group: what scores are also reported or computed by, such as MMLU's subject or MultiRC's question.
+        key: the question itself, without what is put around it, where the prompt has more: by it equal questions are
+            found (`multilora.data.keys`); empty: prompt and choices.
+        short: what each choice says in short, where scores compare its words: ReCoRD's entities; empty: the choices.
     """
 
     prompt: str
@@ -32,6 +37,8 @@ class Example:
     choices: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     group: str = ""
+    key: str = ""
+    short: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +49,22 @@ class BadRow:
     why: str
 
 
+class NoSplitError(InputError):
+    """The task has no such split, and no file of it is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """How answers to a task are scored.
 
     Attributes:
         kind: `choices`: the choice of highest likelihood is the answer; `final_number`: the last number of a generated
-            answer must equal the row's; `none`: free text, no score.
+            answer must equal the row's; `exact_text`: the whole generated answer, without blanks around it, must;
+            `none`: free text, no score.
         metrics: the scores of the task, its official ones, the main one first.
     """
 
-    kind: Literal["none", "choices", "final_number"]
+    kind: Literal["none", "choices", "final_number", "exact_text"]
     metrics: tuple[str, ...] = ()
 
 
@@ -90,6 +102,6 @@ class Task(Protocol):
             split: `validation`: the rows held out of the training files; `test`: those of the evaluation files.
 
         Raises:
-            InputError: the task has no such split.
+            NoSplitError: the task has no such split.
         """
         ...

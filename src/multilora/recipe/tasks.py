@@ -11,6 +11,8 @@ from multilora.data.tasks.registry import BUILT_IN, BuiltIn
 from multilora.errors import InputError
 from multilora.recipe.values import Integer, Number, PathText, Section, TemplateText, as_list
 
+Files = Annotated[list[PathText], BeforeValidator(as_list, json_schema_input_type=str | list[str])]
+
 
 class _AnyTaskSection(Section):
     rate: Number = Field(
@@ -21,25 +23,65 @@ class _AnyTaskSection(Section):
         description="A row that is not JSON, lacks a field or has a blank completion: stop, or skip it (skips are "
         "counted and named).",
     )
+    validation_share: Number = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training rows to hold out for validation. Which ones is decided by their text alone: "
+        "the same rows in every run. 0: no validation split, but for mmlu, which has one of its own (val).",
+    )
 
 
 class TaskSection(_AnyTaskSection):
     """A task from JSON-lines files."""
 
     task: Literal["jsonl"] = Field("jsonl", description="JSON-lines files with templates; the default.")
-    train: Annotated[list[PathText], BeforeValidator(as_list, json_schema_input_type=str | list[str])] = Field(
+    train: Files = Field(
         min_length=1, description="JSON-lines file or files with the training rows: one JSON object per line."
     )
+    validation: Files = Field([], description="File or files with the validation rows.")
+    test: Files = Field([], description="File or files with the test rows, which `multilora eval` reports on.")
     prompt: Annotated[list[TemplateText], BeforeValidator(as_list, json_schema_input_type=str | list[str])] = Field(
         min_length=1,
         description="The model's input as a template: {field} is replaced by the row's value; write {{ and }} for "
         "braces. Of a list, the first template whose fields are all there and not empty is used; the last one also "
         "takes empty values.",
     )
-    completion: TemplateText = Field(
+    completion: TemplateText | None = Field(
+        None,
         description="The target as a template. It is the model's text right after the prompt: begin it with a space "
-        "or end the prompt with a line break where the text needs one. The eos token is added."
+        "or end the prompt with a line break where the text needs one. The eos token is added. With choices it must be "
+        "one of them, or is left out for answer.",
     )
+    choices: Annotated[list[TemplateText], BeforeValidator(as_list, json_schema_input_type=str | list[str])] = Field(
+        [],
+        description="What a model may answer, as templates; the likeliest counts as its answer. One template whose only "
+        "field holds a list makes a choice of each item.",
+    )
+    answer: str | None = Field(
+        None,
+        min_length=1,
+        description="Field that says which of the choices is right: its number from 0, or its letter from A.",
+    )
+    score: Literal["none", "exact_match", "final_number"] = Field(
+        "none",
+        description="How free text is scored: not at all, by the whole text, or by the number that it ends in.",
+    )
+    id: str | None = Field(None, min_length=1, description="Field that names a row; two rows of one name are a fault.")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> TaskSection:
+        if (self.completion is None) == (self.answer is None):
+            raise InputError("completion: give either completion, or choices and answer")
+        if self.answer is not None and not self.choices:
+            raise InputError(f"answer: {self.answer!r} needs choices, of which it says the right one")
+        if self.choices and self.score != "none":
+            raise InputError(f"score: {self.score} has no effect with choices, which are scored by likelihood")
+        if self.validation and self.validation_share:
+            raise InputError(
+                f"validation_share: {self.validation_share} has no effect beside the files in validation; drop one"
+            )
+        return self
 
 
 class BuiltInTaskSection(_AnyTaskSection):
@@ -59,13 +101,6 @@ class BuiltInTaskSection(_AnyTaskSection):
         description="For mmlu: worked questions of the subject, from dev, before each question to evaluate on. "
         "Training rows have none.",
     )
-    validation_share: Number = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of the training rows to hold out for validation. Which ones is decided by their text alone: "
-        "the same rows in every run. 0: no validation split, but for mmlu, which has one of its own (val).",
-    )
 
     @model_validator(mode="after")
     def _options_of_mmlu(self) -> BuiltInTaskSection:
@@ -75,7 +110,9 @@ class BuiltInTaskSection(_AnyTaskSection):
                 "rows of its own. Leave it out"
             )
         if self.shots and self.task != "mmlu":
-            raise InputError(f"shots: {self.shots} has no effect with the task {self.task}, only with mmlu; leave it out")
+            raise InputError(
+                f"shots: {self.shots} has no effect with the task {self.task}, only with mmlu; leave it out"
+            )
         return self
 
 
@@ -119,6 +156,41 @@ class MixtureSection(Section):
         description="A training row whose question is also one of a validation or test split of any of the tasks: "
         "stop, or leave it out of training, counted and named. `multilora data check` lists them.",
     )
+    streaming: bool = Field(
+        False,
+        description="Read, encode and mix rows while training goes, for data larger than memory. Needs training.steps, "
+        "and rates explicit or equal, counted by examples: the tasks' sizes are unknown.",
+    )
+    shuffle_buffer: Integer | None = Field(
+        None,
+        ge=1,
+        description="For streaming: rows of a task are shuffled within blocks of this many, which are held in memory. "
+        "None: 10,000.",
+    )
+
+    @property
+    def buffer(self) -> int:
+        """Rows of a block that is shuffled."""
+        return self.shuffle_buffer or 10_000
+
+    @model_validator(mode="after")
+    def _streams_have_no_sizes(self) -> MixtureSection:
+        if not self.streaming and self.shuffle_buffer is not None:
+            raise InputError(
+                f"shuffle_buffer: {self.shuffle_buffer} has no effect without streaming: all rows are shuffled. Leave "
+                "it out, or set streaming: true"
+            )
+        if self.streaming and self.rates not in ("explicit", "equal"):
+            raise InputError(
+                f"rates: {self.rates} needs the tasks' sizes, which a stream does not know; set rates to explicit or "
+                "equal, or streaming to false"
+            )
+        if self.streaming and self.counted_by == "tokens":
+            raise InputError(
+                "counted_by: tokens needs the mean length of the tasks' examples, which a stream does not know; leave "
+                "it out, or set streaming to false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> MixtureSection:

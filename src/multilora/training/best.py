@@ -66,14 +66,14 @@ class ValidationCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step == 0:
-            self._validate(state, control)
+            self._validate(args, state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         every = self._validation.section.every
         if state.global_step == state.max_steps or (every is not None and state.global_step % every == 0):
-            self._validate(state, control)
+            self._validate(args, state, control)
 
-    def _validate(self, state: TrainerState, control: TrainerControl) -> None:
+    def _validate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         began = time.monotonic()
         line = {"step": state.global_step, **self._validation.measure(self._trainer)}
         better = self._is_best(line)
@@ -83,8 +83,9 @@ class ValidationCallback(TrainerCallback):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         self._trainer.accelerator.wait_for_everyone()
+        # To the trackers alone: the trainer's own log would end a window of its training averages.
         should_log = control.should_log
-        self._trainer.log(as_logs(line))
+        self._trainer.callback_handler.on_log(args, state, control, as_logs(line))
         control.should_log = should_log  # which logging takes back, and others have set for this step
         self._note(_summary(line) + (" (the best so far)" if better else ""))
         self._not_training(time.monotonic() - began)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,13 +58,16 @@ class Validation:
         self.section, self._training = recipe.validation, recipe.training
         self._tokenizer = tokenizer
         encoder = PromptCompletionEncoder(tokenizer)
-        self._tasks = [_Spread(task, self.section.limit) for task in tasks if _has_validation(task, note)]
+        self._tasks = [task for task in tasks if _has_validation(task, note)]
+        self._on_bad_row: dict[str, Literal["fail", "skip"]] = {
+            task.name: recipe.tasks[task.name].on_bad_row for task in self._tasks
+        }
         self._encoded = [
             encode_task(
-                task,
+                _Spread(task, self.section.limit),
                 encoder,
                 self._training.max_length,
-                recipe.tasks[task.name].on_bad_row,
+                self._on_bad_row[task.name],
                 self._training.on_long_example,
                 split="validation",
             )
@@ -127,6 +130,8 @@ class Validation:
             self._tokenizer,
             scored,
             split="validation",
+            limit=self.section.limit,
+            on_bad_row=self._on_bad_row,
             batch_size=self._training.batch_size,
             on_long_prompt="drop",
             max_length=self._training.max_length,

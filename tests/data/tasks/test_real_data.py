@@ -8,8 +8,8 @@ import pytest
 
 from multilora.data.example import BadRow, Example
 from multilora.data.tasks.folder import FolderTask
-from multilora.data.tasks.gsm8k import final_number
 from multilora.data.tasks.mmlu import MMLU, SUBJECTS
+from multilora.data.tasks.numbers import final_number
 from multilora.data.tasks.registry import BUILT_IN, BuiltIn
 
 

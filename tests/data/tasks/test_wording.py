@@ -10,8 +10,8 @@ import pytest
 from data.tasks.formats import JSON_LINES, auxiliary, made_up, write_csv, write_lines
 from multilora import InputError
 from multilora.data.example import BadRow, Example
-from multilora.data.tasks.gsm8k import final_number
 from multilora.data.tasks.mmlu import CATEGORIES, MMLU, SUBJECTS
+from multilora.data.tasks.numbers import final_number
 from multilora.data.tasks.registry import BuiltIn
 
 INTRODUCTION = "The following are multiple choice questions (with answers)"
@@ -23,10 +23,10 @@ ALPACA = "Write a response that appropriately completes the request.\n\n### Inst
     [
         ("boolq", "About the number 0.\nQuestion: is 0 even?\nAnswer:", " yes"),
         ("cb", "0 cats.\nQuestion: Cats. True, False, or Neither?\nAnswer:", " True"),
-        ("copa", "Street 0 was wet because", " it rained."),
+        ("copa", "Street 0 was wet because", "  it rained."),
         ("gsm8k", "Question: Ann has 0 pens and buys 2.\nAnswer:", " 0 + 2 = <<0+2=2>>2\n#### 2"),
         ("multirc", "Story 0.\nQuestion: Who?\nAnswer: Ann\nIs the answer correct?", " no"),
-        ("record", "Bob met Ann in 0.\n\n  - They met.\n", "  - Ann came second"),
+        ("record", "Bob met Ann in 0.\n\n  - They met.\n", "   - Ann came second"),
         ("rte", "0 cats.\nQuestion: Cats True or False?\nAnswer:", " True"),
         (
             "wic",
@@ -88,8 +88,9 @@ def test_a_question_of_multirc_is_a_group_and_an_empty_answer_is_fine(tmp_path: 
 
 def test_record_offers_every_entity_once(tmp_path: Path) -> None:
     (first, *_) = examples(list(made_up("record", tmp_path).train_rows()))
-    assert first.choices == ("  - Bob came second", "  - Ann came second")
-    assert first.answers == ("  - Ann came second",)
+    assert first.choices == ("   - Bob came second", "   - Ann came second")
+    assert first.answers == ("   - Ann came second",)
+    assert first.short == ("Bob", "Ann")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,17 @@ def test_wscs_index_may_be_off_by_one_and_no_more(index: int, good: bool, tmp_pa
     assert isinstance(read, Example) == good
     if isinstance(read, Example):
         assert "ate 0 *she* said" in read.prompt
+
+
+def test_wscs_noun_is_spelled_as_in_the_text_and_spaces_before_punctuation_go(tmp_path: Path) -> None:
+    task = made_up("wsc", tmp_path)
+    row = JSON_LINES["wsc"](0)
+    row["text"] = 'Now ( ann ) ca n\'t eat , and she said " no " .'
+    row["target"] = {"span1_index": 2, "span1_text": "Ann.", "span2_index": 8, "span2_text": "she"}
+    write_lines(tmp_path / "train.jsonl", [row])
+    (read,) = examples(list(task.train_rows()))
+    assert read.prompt.startswith('Passage: Now (ann) can\'t eat, and *she* said"no".\n')
+    assert 'refer to "*ann*"?' in read.prompt
 
 
 @pytest.mark.parametrize("end", ["2", "#### two", "#### 2 or 3", "####"])

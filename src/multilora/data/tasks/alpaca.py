@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from multilora.data.example import Example
 from multilora.data.tasks.folder import Drafted, FolderTask, Part, row_id
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row, UnusableRowError, json_array
 
 _WITH_INPUT = (
@@ -28,8 +29,10 @@ class Alpaca(FolderTask):
     array. No test split and no score.
     """
 
-    def files(self, part: Part) -> Sequence[Path]:
-        if part == "test":
+    on_hub: ClassVar[OnHub] = OnHub("tatsu-lab/alpaca", None, {"train": "train"})
+
+    def own_files(self, part: Part) -> Sequence[Path]:
+        if part != "train":
             return []
         found = sorted([*self.folder.glob("alpaca*.jsonl"), *self.folder.glob("alpaca*.json")])
         return found[:1] if len(found) == 1 else [self.folder / "alpaca_data.json"]

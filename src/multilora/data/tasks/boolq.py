@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row
-from multilora.data.tasks.superglue import LabelTask
+from multilora.data.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
 class BoolQ(LabelTask):
     """`question`, `passage`, `label` true or false."""
+
+    on_hub: ClassVar[OnHub] = super_glue("boolq")
 
     def prompt(self, row: Row) -> tuple[str, str]:
         passage = row.text("passage")

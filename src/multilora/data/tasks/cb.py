@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from multilora.data.example import Scoring
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row
-from multilora.data.tasks.superglue import LabelTask
+from multilora.data.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
 class CB(LabelTask):
     """`premise`, `hypothesis`, `label` entailment, contradiction or neutral."""
+
+    on_hub: ClassVar[OnHub] = super_glue("cb")
+    hub_labels: ClassVar[Mapping[str, Any]] = {name: name for name in ("entailment", "contradiction", "neutral")}
 
     scoring_kind: ClassVar[Scoring] = Scoring("choices", ("accuracy", "macro_f1"))
     labels: ClassVar[Mapping[Any, str]] = {"entailment": " True", "contradiction": " False", "neutral": " Neither"}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from multilora.data.example import Example
 from multilora.data.tasks.folder import Drafted, Part, row_id
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row
-from multilora.data.tasks.superglue import SuperGlueTask
+from multilora.data.tasks.superglue import SuperGlueTask, super_glue
 
 
 @dataclass(frozen=True)
 class COPA(SuperGlueTask):
     """`premise`, `choice1`, `choice2`, `question` cause or effect, `label` 0 or 1.
 
-    The premise goes on with "because" or "therefore", and the choices continue the sentence.
+    The premise goes on with "because" or "therefore", and the choices continue the sentence, after two spaces: so does
+    lm-evaluation-harness, whose scores others publish.
     """
+
+    on_hub: ClassVar[OnHub] = super_glue("copa")
+    hub_labels: ClassVar[Mapping[str, Any]] = {"choice1": 0, "choice2": 1}
 
     def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
         premise = row.text("premise")
@@ -29,4 +35,4 @@ class COPA(SuperGlueTask):
 
 
 def _continued(sentence: str) -> str:
-    return f" {sentence[0].lower()}{sentence[1:]}"
+    return f"  {sentence[0].lower()}{sentence[1:]}"

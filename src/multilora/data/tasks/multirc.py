@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from multilora.data.example import Example, Scoring
 from multilora.data.tasks.folder import Drafted, Part, row_id
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row
-from multilora.data.tasks.superglue import SuperGlueTask
+from multilora.data.tasks.superglue import SuperGlueTask, super_glue
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,20 @@ class MultiRC(SuperGlueTask):
     which exact match is counted by.
     """
 
+    on_hub: ClassVar[OnHub] = super_glue("multirc")
+    hub_labels: ClassVar[Mapping[str, Any]] = {"False": 0, "True": 1}
+
     scoring_kind: ClassVar[Scoring] = Scoring("choices", ("f1_over_answers", "exact_match_of_questions"))
+
+    def from_hub(self, row: Row) -> dict[str, Any]:
+        """The Hub has one row for each answer, with three numbers in `idx`."""
+        numbers = row.inner("idx")
+        answer = {"text": row.maybe_empty("answer"), "idx": numbers.whole("answer"), **self.own_label(row)}
+        question = {"question": row.text("question"), "idx": numbers.whole("question"), "answers": [answer]}
+        return {
+            "idx": numbers.whole("paragraph"),
+            "passage": {"text": row.text("paragraph"), "questions": [question]},
+        }
 
     def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
         passage = row.inner("passage")

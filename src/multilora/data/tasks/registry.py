@@ -52,8 +52,19 @@ def build_task(name: str, section: TaskSection | BuiltInTaskSection) -> Task:
         section: its section.
     """
     if section.task == "jsonl":
-        prompts = [Template.parse(text) for text in section.prompt]
-        return JsonlTask(name, section.train, prompts, Template.parse(section.completion))
+        return JsonlTask(
+            name,
+            section.train,
+            [Template.parse(text) for text in section.prompt],
+            Template.parse(section.completion) if section.completion is not None else None,
+            [Template.parse(text) for text in section.choices],
+            section.answer,
+            section.validation,
+            section.test,
+            section.validation_share,
+            section.id,
+            section.score,
+        )
     if section.task == "mmlu":
-        return MMLU(name, section.folder, section.validation_share, section.auxiliary)
+        return MMLU(name, section.folder, section.validation_share, section.auxiliary, section.shots)
     return BUILT_IN[section.task](name, section.folder, section.validation_share)

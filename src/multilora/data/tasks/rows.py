@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from multilora.data.keys import normalised
 from multilora.errors import InputError, nearest
 
 T = TypeVar("T")
@@ -58,6 +60,14 @@ class Row:
             f"unknown label {json.dumps(value)[:60]} in field {self._place + field!r}{close}; "
             f"the labels are {', '.join(names)}"
         )
+
+    def texts(self, field: str) -> list[str]:
+        """A list of texts."""
+        items: list[Any] = self._of_type(field, list, "a list")
+        for number, item in enumerate(items):
+            if not isinstance(item, str):
+                raise UnusableRowError(f"{self._place}{field}[{number}] is {json_type(item)} where text is needed")
+        return items
 
     def inner(self, field: str) -> Row:
         """An object in the row."""
@@ -140,6 +150,16 @@ def check_texts(prompt: str, completion: str) -> None:
         # JSON can spell half of a surrogate pair (\ud800), which is not text and which no tokenizer takes.
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UnusableRowError("a lone surrogate (\\ud800 … \\udfff), which is not a character")
+
+
+def is_held_out(together: str, share: float) -> bool:
+    """Whether a row belongs to the validation split that takes `share` of the training rows.
+
+    By a hash of its text, so it is the same rows whatever their order, the seed and the other rows; and texts that are
+    equal but for case and punctuation (`keys.normalised`) fall on the same side.
+    """
+    digest = hashlib.sha256(normalised(together).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
 
 
 def json_type(value: Any) -> str:

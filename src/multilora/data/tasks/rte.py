@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row
-from multilora.data.tasks.superglue import LabelTask
+from multilora.data.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
 class RTE(LabelTask):
     """`premise`, `hypothesis`, `label` entailment or not_entailment."""
+
+    on_hub: ClassVar[OnHub] = super_glue("rte")
+    hub_labels: ClassVar[Mapping[str, Any]] = {name: name for name in ("entailment", "not_entailment")}
 
     labels: ClassVar[Mapping[Any, str]] = {"entailment": " True", "not_entailment": " False"}
 

@@ -12,26 +12,44 @@ from typing import Any, ClassVar
 
 from multilora.data.example import Example, Scoring
 from multilora.data.tasks.folder import Drafted, FolderTask, Part, row_id
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row
 
 YES_NO: Mapping[Any, str] = {False: " no", True: " yes"}
+
+
+def super_glue(config: str) -> OnHub:
+    """SuperGLUE's place on the Hub, whose validation split is the file `val.jsonl`."""
+    return OnHub("aps/super_glue", config, {"train": "train", "test": "validation"})
 
 
 @dataclass(frozen=True)
 class SuperGlueTask(FolderTask):
     """A SuperGLUE task. `val.jsonl` is its test split: the labels of SuperGLUE's own test files are secret.
 
-    Where the folder has no `train.jsonl`, one file whose name begins with `train` takes its place.
+    Where the folder has no `train.jsonl`, one file whose name begins with `train` takes its place. On the Hub the
+    columns are the original fields and the label is a class.
     """
 
     scoring_kind: ClassVar[Scoring] = Scoring("choices", ("accuracy",))
+    hub_labels: ClassVar[Mapping[str, Any]] = {"False": False, "True": True}  # by the classes' names, in their order
 
-    def files(self, part: Part) -> Sequence[Path]:
+    def own_files(self, part: Part) -> Sequence[Path]:
         if part == "test":
             return [self.folder / "val.jsonl"]
         train = self.folder / "train.jsonl"
         others = [] if train.exists() else sorted(self.folder.glob("train*.jsonl"))
         return others if len(others) == 1 else [train]
+
+    def from_hub(self, row: Row) -> dict[str, Any]:
+        return {**row.data, **self.own_label(row)}
+
+    def own_label(self, row: Row) -> dict[str, Any]:
+        """The original label of a row's class, which is a name, or a number where the file does not name classes."""
+        label = row.data.get("label")
+        if type(label) is int and 0 <= label < len(self.hub_labels):
+            label = list(self.hub_labels)[label]
+        return {"label": self.hub_labels.get(label, label)} if isinstance(label, str) else {}
 
 
 @dataclass(frozen=True)

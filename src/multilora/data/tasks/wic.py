@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row, UnusableRowError
-from multilora.data.tasks.superglue import LabelTask
+from multilora.data.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
 class WiC(LabelTask):
     """`sentence1`, `sentence2`, `start1` and `end1` of the word in the first sentence, `label` true or false."""
+
+    on_hub: ClassVar[OnHub] = super_glue("wic")
 
     def prompt(self, row: Row) -> tuple[str, str]:
         first, second = row.text("sentence1"), row.text("sentence2")

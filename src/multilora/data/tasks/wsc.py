@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from multilora.data.tasks.hub import OnHub
 from multilora.data.tasks.rows import Row, UnusableRowError
-from multilora.data.tasks.superglue import LabelTask
+from multilora.data.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
@@ -13,8 +16,16 @@ class WSC(LabelTask):
     """`text`, `target` with the noun phrase (span 1) and the pronoun (span 2), `label` true or false.
 
     The pronoun is marked by stars in the text; its index counts words that single spaces part, and is off by one in
-    some of the original rows.
+    some of the original rows. As in the hub's corrected version (`wsc.fixed`) the noun phrase is spelled as in the
+    text, and as in lm-evaluation-harness the spaces before punctuation are taken out.
     """
+
+    on_hub: ClassVar[OnHub] = super_glue("wsc.fixed")
+
+    def from_hub(self, row: Row) -> dict[str, Any]:
+        """The Hub has the target's fields in columns of their own."""
+        spans = {name: value for name, value in row.data.items() if name.startswith("span")}
+        return {**super().from_hub(row), "target": spans}
 
     def prompt(self, row: Row) -> tuple[str, str]:
         text, target = row.text("text"), row.inner("target")
@@ -27,6 +38,23 @@ class WSC(LabelTask):
         else:
             raise UnusableRowError(f"target: word {index} of the text is not span2_text {pronoun!r}")
         before = " ".join([*words[:start], ""])
-        passage = f"{before}*{pronoun}*{rest[len(pronoun) :]}"
+        passage = _detokenised(f"{before}*{pronoun}*{rest[len(pronoun) :]}")
+        noun = _spelled_as_in(text, noun, target.whole("span1_index"))
         question = f'In the passage above, does the pronoun "*{pronoun}*" refer to "*{noun}*"?'
         return f"Passage: {passage}\nQuestion: {question}\nAnswer:", text
+
+
+def _spelled_as_in(text: str, noun: str, index: int) -> str:
+    """The noun phrase with the case of the text's word `index`, without full stop and line breaks, if it needs that."""
+    words = text.split()
+    if noun in text or not 0 <= index < len(words):
+        return noun
+    first = noun[0].lower() if words[index][0].islower() else noun[0].upper()
+    return f"{first}{noun[1:]}".rstrip(".").replace("\n", " ")
+
+
+def _detokenised(text: str) -> str:
+    """Without the spaces that the original puts before punctuation; the harness's `general_detokenize`."""
+    for spaced, plain in ((" n't", "n't"), (" )", ")"), ("( ", "("), ('" ', '"'), (' "', '"')):
+        text = text.replace(spaced, plain)
+    return re.sub(r" (['.,])", r"\1", text)

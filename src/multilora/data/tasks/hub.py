@@ -1,0 +1,155 @@
+"""Data sets of the Hugging Face Hub, through `datasets`: Arrow on disk, mapped into memory and read row by row.
+
+No code that comes with a data set is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from multilora.errors import InputError, nearest
+
+_FORMATS: Mapping[str, str] = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+@dataclass(frozen=True, slots=True)
+class OnHub:
+    """Where a data set usually stands on the Hub.
+
+    Attributes:
+        id: its id.
+        config: the configuration; None: it has only one.
+        splits: the Hub's split of each part of the data set.
+    """
+
+    id: str
+    config: str | None
+    splits: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set on the Hub, or in a local folder in the Hub's layout.
+
+    In a local folder the files of a split are `SPLIT.parquet`, `SPLIT-*.parquet` or `SPLIT/*.parquet`, or the same with
+    jsonl, in the configuration's own folder, else in `data`, else in the folder itself.
+
+    Attributes:
+        place: what names the data set in the recipe, for messages, such as `tasks.a.hub`.
+        id: the id on the Hub, or the folder.
+        config: the data set's configuration; None: it has only one.
+        revision: branch, tag or commit on the Hub; None: main.
+    """
+
+    place: str
+    id: str
+    config: str | None = None
+    revision: str | None = None
+
+    def check(self, splits: Sequence[str]) -> None:
+        """A local folder has files for the splits. The Hub is not asked, and nothing is downloaded.
+
+        Raises:
+            InputError: it has none, or there is no such folder.
+        """
+        if self.folder is not None:
+            for split in splits:
+                self._local_files(self.folder, split)
+
+    def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The rows with their places, one at a time. Class labels are their names; unknown ones (-1) stay numbers.
+
+        Raises:
+            InputError: the data set cannot be had.
+        """
+        from datasets import ClassLabel
+
+        table = self._table(split)
+        columns = cast(dict[str, Any], table.features).items()
+        names: dict[str, list[str]] = {column: kind.names for column, kind in columns if isinstance(kind, ClassLabel)}
+        where = f"{self.id}{f'/{self.config}' if self.config else ''} {split}"
+        for number, row in enumerate(cast(Iterator[dict[str, Any]], iter(table)), start=1):
+            for column, known in names.items():
+                if isinstance(value := row[column], int) and 0 <= value < len(known):
+                    row[column] = known[value]
+            yield f"{where} row {number}", row
+
+    def files(self, split: str) -> list[Path]:
+        """The files that the split's rows are read from: of the Hub, those on disk after the download.
+
+        Raises:
+            InputError: the data set cannot be had.
+        """
+        if self.folder is not None:
+            return self._local_files(self.folder, split)
+        return [Path(file["filename"]) for file in self._table(split).cache_files]
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The local folder; None: the id is one on the Hub."""
+        folder = Path(self.id)
+        if folder.is_dir():
+            if self.revision is not None:
+                raise InputError(
+                    f"{self.place}: {self.id!r} is a local folder, which has no revision {self.revision!r}; leave "
+                    "revision out"
+                )
+            return folder
+        if folder.is_absolute() or self.id.startswith((".", "~")) or len(folder.parts) > 2:
+            names = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise InputError(f"{self.place}: no folder {self.id!r}{nearest(folder.name, names)}")
+        return None
+
+    @cached_property
+    def _tables(self) -> dict[str, Any]:
+        return {}
+
+    def _table(self, split: str) -> Any:
+        if split not in self._tables:
+            self._tables[split] = self._load(split)
+        return self._tables[split]
+
+    def _load(self, split: str) -> Any:
+        import datasets
+        from datasets.exceptions import DatasetGenerationError
+
+        try:
+            if self.folder is None:
+                return datasets.load_dataset(self.id, self.config, split=split, revision=self.revision)
+            files = self._local_files(self.folder, split)
+            names = [str(file.resolve()) for file in files]
+            return datasets.load_dataset(_FORMATS[files[0].suffix], data_files={"data": names}, split="data")
+        except InputError:
+            raise
+        except Exception as error:  # offline, not found, gated, scripts, broken files: each library has its own class
+            cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # it says nothing itself
+            reason = str(cause or error).strip().partition("\n")[0] or type(error).__name__
+            what = f"{self.id!r}" + (f", configuration {self.config!r}" if self.config else "")
+            raise InputError(
+                f"{self.place}: cannot load the split {split!r} of {what}: {reason}. {self._remedy()}"
+            ) from error
+
+    def _remedy(self) -> str:
+        if self.folder is not None:
+            return "Fetch the files again"
+        return (
+            "Check the id and the network; without one, name a local folder in the Hub's layout here, or the data "
+            "set's own files"
+        )
+
+    def _local_files(self, folder: Path, split: str) -> list[Path]:
+        places = [folder / self.config] if self.config else []
+        for place in [*places, folder / "data", folder]:
+            for suffix in _FORMATS:
+                for pattern in (f"{split}{suffix}", f"{split}-*{suffix}", f"{split}/*{suffix}"):
+                    if found := sorted(place.glob(pattern)):
+                        return found
+        where = f" (in {self.config}, data or the folder itself)" if self.config else " (in data or the folder itself)"
+        raise InputError(
+            f"{self.place}: the folder {self.id!r} has no file of the split {split!r}, such as "
+            f"{split}-00000-of-00001.parquet or {split}.jsonl{where}"
+        )

@@ -1,0 +1,1 @@
+"""Scores of a model on the tasks: lm-evaluation-harness runs the model, `results` turns its answers into scores."""
