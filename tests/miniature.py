@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,13 @@ def make_recipe(folder: Path, method: dict[str, Any] | None = None, **training: 
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
+
+
+def undo(run: Path, step: int) -> None:
+    """Make a finished run look as if it had been killed after the checkpoint of a step."""
+    shutil.rmtree(run / "adapter")
+    (run / "results.json").unlink()
+    for checkpoint in (run / "checkpoints").iterdir():
+        if int(checkpoint.name.rpartition("-")[2]) > step:
+            shutil.rmtree(checkpoint)
+    assert (run / "checkpoints" / f"checkpoint-{step}").is_dir()

@@ -33,13 +33,22 @@ def test_fields_repeat_and_stand_side_by_side() -> None:
     assert template.fill({"a": "1", "b c": "2"}) == "121"
 
 
+def test_a_dot_is_part_of_the_name_and_reaches_into_no_value() -> None:
+    template = Template.parse("{a.b} {a.__class__}")
+    assert template.fields == ("a.b", "a.__class__")
+    assert template.fill({"a.b": "1", "a.__class__": "2"}) == "1 2"
+    with pytest.raises(KeyError):
+        template.fill({"a": "1"})
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         ("{a", "single '{' at character 1"),
         ("ab}", "single '}' at character 3"),
         ("{}", "empty field"),
-        ("{a.__class__}", "not a plain field name"),
+        ("{a.}", "not a plain field name"),
+        ("{.a}", "not a plain field name"),
         ("{a[0]}", "not a plain field name"),
         ("{a!r}", "not a plain field name"),
         ("{a:>10}", "not a plain field name"),

@@ -80,7 +80,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
 model: {path: x, revison: main}
 method: {name: multilora, r: 0, num_lora: 4, target_modules: 3, init_weights: ortogonal, scaling: vektor}
 tasks:
-  a: {train: "${NOT_SET_ANYWHERE}/a.jsonl", prompt: "{q", completion: "{a.b}", rate: -1, on_bad_row: skp}
+  a: {train: "${NOT_SET_ANYWHERE}/a.jsonl", prompt: "{q", completion: "{a:b}", rate: -1, on_bad_row: skp}
   b: {train: [], promt: x}
 training: {learning_rate: fast, steps: 1.5, batch_size: true, precision: fp16, report_to: [tensorbord]}
 trainin: 1
@@ -97,7 +97,7 @@ trainin: 1
         ("method.scaling: must be one of vector, scalar, none", "got 'vektor'; nearest: 'vector'"),
         ("tasks.a.train", "the environment variable NOT_SET_ANYWHERE is not set"),
         ("tasks.a.prompt", "single '{'"),
-        ("tasks.a.completion", "{a.b} is not a plain field name"),
+        ("tasks.a.completion", "{a:b} is not a plain field name"),
         ("tasks.a.rate: must be greater than 0", "got -1"),
         ("tasks.a.on_bad_row: must be one of fail, skip", "nearest: 'skip'"),
         ("tasks.b.train", "at least 1"),

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from multilora import InputError
+from multilora.data.tasks.chat import ChatTask
 from multilora.data.tasks.folder import FolderTask
+from multilora.data.tasks.hub import HubSource
 from multilora.data.tasks.jsonl import JsonlTask
 from multilora.data.tasks.mmlu import MMLU
 from multilora.data.tasks.registry import BUILT_IN, BuiltIn, build_task
@@ -74,8 +76,7 @@ def test_all_faults_of_all_sections_come_at_once(tmp_path: Path) -> None:
         h="gsm8k",
     )
     wanted = [
-        ("tasks.a: task must be one of jsonl, alpaca, ", "got 'gsm8'; nearest: 'gsm8k'"),
-        ("tasks.b.folder: missing", "own files"),
+        ("tasks.a: task must be one of jsonl, chat, alpaca, ", "got 'gsm8'; nearest: 'gsm8k'"),
         ("tasks.b.foldr: unknown key", "nearest: 'folder'"),
         ("tasks.c.folder", "NOT_SET_ANYWHERE is not set"),
         ("tasks.c.validation_share: must be less than 1", "got 1"),
@@ -105,5 +106,70 @@ def test_the_schema_lists_the_tasks() -> None:
     schema = Recipe.model_json_schema()
     assert set(schema["$defs"]["BuiltInTaskSection"]["properties"]["task"]["enum"]) == set(get_args(BuiltIn))
     sections = schema["properties"]["tasks"]["patternProperties"].popitem()[1]
-    assert {entry["$ref"].rpartition("/")[2] for entry in sections["oneOf"]} == {"TaskSection", "BuiltInTaskSection"}
+    assert {entry["$ref"].rpartition("/")[2] for entry in sections["oneOf"]} == {
+        "TaskSection",
+        "ChatTaskSection",
+        "BuiltInTaskSection",
+    }
     json.dumps(schema)
+
+
+def test_a_built_in_task_is_from_the_hub_where_no_folder_is_named(tmp_path: Path) -> None:
+    for kind in get_args(BuiltIn):
+        usual = BUILT_IN[kind].on_hub
+        for more, id, revision in (({}, usual.id, None), ({"hub": "me/mine", "revision": "v1"}, "me/mine", "v1")):
+            task = build_task("t", load(tmp_path, t={"task": kind, **more}).tasks["t"])
+            assert isinstance(task, FolderTask)
+            assert task.hub == HubSource("tasks.t.hub", id, usual.config, revision)
+            task.check()  # nothing is downloaded
+
+
+def test_a_section_of_conversations(tmp_path: Path) -> None:
+    section = {
+        "task": "chat",
+        "train": ["a.jsonl", "b.jsonl"],
+        "chat_template": "~/chat.jinja",
+        "validation_share": 0.1,
+    }
+    task = build_task("t", load(tmp_path, t=section).tasks["t"])
+    assert isinstance(task, ChatTask)
+    assert (task.train, task.validation_share) == ([Path("a.jsonl"), Path("b.jsonl")], 0.1)
+    assert task.chat_template == str(Path("~/chat.jinja").expanduser())
+    text = "{% for m in messages %}${{ m.content }}{% endfor %}"
+    task = build_task("t", load(tmp_path, t=section | {"chat_template": text}).tasks["t"])
+    assert isinstance(task, ChatTask)
+    assert task.chat_template == text
+
+
+def test_options_without_an_effect_are_faults(tmp_path: Path) -> None:
+    found = faults(
+        tmp_path,
+        a={"task": "rte", "folder": "f", "hub": "me/mine"},
+        b={"task": "rte", "folder": "f", "revision": "v1"},
+        c=LINES | {"config": "small"},
+        d={"task": "chat", "train": "a.jsonl", "revision": "v1"},
+        e={"task": "chat"},
+        f={"task": "chat", "train": "a.jsonl", "prompt": "{q}"},
+        g=LINES | {"labels": "x"},
+        h=LINES | {"validation": "v.jsonl", "validation_share": 0.1},
+    )
+    wanted = [
+        ("tasks.a: hub: 'me/mine' has no effect beside folder", ""),
+        ("tasks.b: revision: 'v1' has no effect beside folder", ""),
+        ("tasks.c: config: 'small' has no effect without hub", ""),
+        ("tasks.d: revision: 'v1' has no effect without hub", ""),
+        ("tasks.e: name at least 1 JSON-lines file with training rows in train, or a data set in hub", ""),
+        ("tasks.f.prompt: unknown key", "known: "),
+        ("tasks.g: labels: 'x' has no effect without answer", ""),
+        ("tasks.h: validation_share: 0.1 has no effect beside the files in validation", ""),
+    ]
+    for start, part in wanted:
+        assert any(line.startswith(start) and part in line for line in found), (start, part, found)
+    assert len(found) == len(wanted), found
+
+
+def test_every_field_of_a_task_is_described_once_per_section() -> None:
+    schema = Recipe.model_json_schema()
+    for name in ("TaskSection", "ChatTaskSection", "BuiltInTaskSection"):
+        texts = [field["description"] for field in schema["$defs"][name]["properties"].values()]
+        assert len(set(texts)) == len(texts)

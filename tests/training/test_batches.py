@@ -24,6 +24,7 @@ from multilora.training.batches import (
     PackedCollator,
     PackedRows,
     PackedSampler,
+    ProcessBatches,
     as_dataset,
 )
 
@@ -94,6 +95,18 @@ def test_the_sampler_is_the_mixtures_epochs_end_to_end(length: int, seed: int) -
 
 def test_the_sampler_makes_no_epoch_before_it_is_needed() -> None:
     assert len(list(islice(MixtureSampler([10], [1.0], 0, 10**12), 25))) == 25
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("processes", "batch_size"), [(2, 3), (3, 2), (6, 1)])
+def test_processes_take_the_batches_of_one(packed: bool, processes: int, batch_size: int) -> None:
+    order = ([17, 9], [1.0, 2.0], 5)
+    rows = PackedSampler(*order, np.arange(2, 28) % 11 + 1, 16, 24) if packed else MixtureSampler(*order, 24)
+    one = list(ProcessBatches(rows, batch_size * processes, 0, 1))
+    several = [list(ProcessBatches(rows, batch_size, index, processes)) for index in range(processes)]
+    assert [row for batch in one for row in batch] == list(rows)
+    assert all(len(batches) == len(one) == 4 for batches in several)
+    assert [[row for batch in batches for row in batch] for batches in zip(*several, strict=True)] == one
 
 
 # Packed -----------------------------------------------------------------------------------------------------------

@@ -435,7 +435,57 @@ def test_a_rate_too_small_for_a_row_is_refused(copied: Path) -> None:
         run(copied, "tasks.b.rate=1e-6")
 
 
-def test_several_processes_are_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Several processes (tests/end_to_end/test_processes.py has real ones) ------------------------------------------------
+
+
+def test_several_processes_without_torchrun_are_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="one process"):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match=r"WORLD_SIZE is 2, and RANK, LOCAL_RANK.*torchrun --nproc_per_node 2"):
         run(copied)
+
+
+def test_several_gpus_want_a_choice(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"2 GPUs are visible.*CUDA_VISIBLE_DEVICES=0.*--nproc_per_node 2"):
+        run(copied)
+
+
+def test_a_resumed_run_may_deal_the_same_rows_out_otherwise(copied: Path) -> None:
+    plain = {"name": "multilora", "r": 4, "num_loras": 2}  # without dropout, whose masks depend on the batch's shape
+    recipe = yaml.safe_load(copied.read_text()) | {"method": plain}
+    copied.write_text(yaml.safe_dump(recipe))
+    whole = run(copied, f"training.output={copied.parent / 'whole'}")
+    with pytest.raises(KeyboardInterrupt):
+        run(copied, progress=Told(interrupt_at=5))
+    told = Told()
+    again = run(copied, "training.batch_size=1", "training.gradient_accumulation=4", resume=True, progress=told)
+    assert any("begun with batch_size 4, gradient_accumulation 1 and 1 process:" in note for note in told.notes)
+    for name, tensor in weights(whole).items():
+        assert torch.allclose(tensor, weights(again)[name], atol=1e-4), name
+
+
+def test_a_resumed_run_may_not_have_other_steps(copied: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(copied, progress=Told(interrupt_at=5))
+    before = snapshot(copied.parent)
+    with pytest.raises(InputError, match=r"steps have 4 rows \(batch_size 4, .* 1 process\); now they would have 8 "):
+        run(copied, "training.batch_size=8", resume=True)
+    assert snapshot(copied.parent) == before
+
+
+def test_rows_that_leak_stop_a_run_or_are_left_out(copied: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load(copied.read_text())
+    leaking = [json.loads(line) for line in Path(recipe["tasks"]["a"]["train"]).read_text().splitlines()][:3]
+    test = tmp_path / "test.jsonl"
+    test.write_text("".join(json.dumps(row) + "\n" for row in leaking))
+    with pytest.raises(InputError, match="training rows that equal evaluation rows: [345]"):
+        run(copied, f"tasks.a.test={test}")
+    assert not (tmp_path / "run").exists()
+    told = Told()
+    result = run(copied, f"tasks.a.test={test}", "mixture.on_leak=drop", progress=told)
+    leaked = result.results["tasks"]["a"]["leaked"]
+    assert leaked >= 3
+    assert result.results["tasks"]["a"]["rows"] == 40 - leaked
+    assert json.loads((result.folder / "data.json").read_text())["tasks"]["a"]["leaked"] == leaked
+    assert any(note.startswith(f"a: {leaked} rows left out of training: a.jsonl") for note in told.notes)

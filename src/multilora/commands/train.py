@@ -11,8 +11,10 @@ from rich.console import Console
 
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
+from multilora.training.processes import Processes
 from multilora.training.progress import duration, progress_for
-from multilora.training.run import RunResult, train
+from multilora.training.results import RunResult
+from multilora.training.run import train
 
 
 def train_recipe(path: Path, overrides: Sequence[str], resume: bool, overwrite: bool, console: Console) -> RunResult:
@@ -21,7 +23,9 @@ def train_recipe(path: Path, overrides: Sequence[str], resume: bool, overwrite: 
     Raises:
         InputError: as `load_recipe` and `train` say.
     """
-    return train(load_recipe(path, overrides), resume=resume, overwrite=overwrite, progress=progress_for(console))
+    with Processes.current().together():
+        recipe = load_recipe(path, overrides)
+    return train(recipe, resume=resume, overwrite=overwrite, progress=progress_for(console))
 
 
 def summary(result: RunResult) -> list[str]:
@@ -29,7 +33,7 @@ def summary(result: RunResult) -> list[str]:
     figures = result.results
     lines = [
         f"{result.folder}{': this run was finished before; nothing to do' if result.finished_before else ''}",
-        f"  loss {figures['final_loss']:.4f} after {figures['steps']:,} steps ({figures['epochs']:.2f} epochs)",
+        f"  loss {figures['final_loss']:.4f} after {figures['steps']:,} steps{_epochs(figures['epochs'])}",
         f"  {figures['tokens']:,} tokens in {duration(figures['seconds'])}, "
         f"{figures['tokens_per_second']:,.0f} per second",
         f"  peak memory {figures['peak_memory_bytes'] / 2**20:,.0f} MiB",
@@ -38,6 +42,10 @@ def summary(result: RunResult) -> list[str]:
         adapter, out = (shlex.quote(str(path)) for path in (result.weights, result.folder / "lora"))
         lines.append(f"  try: multilora export {adapter} {out}")
     return lines
+
+
+def _epochs(count: float | None) -> str:
+    return "" if count is None else f" ({count:.2f} epochs)"  # of a stream nobody knows
 
 
 def schema() -> str:

@@ -1,11 +1,4 @@
-"""From examples to token ids, with an exact boundary between prompt and completion.
-
-The prompt is encoded alone, with the special tokens that the tokenizer adds at inference: training sees the ids that a
-caller of `generate` sees. The completion is encoded as the continuation of a text, without special tokens, and ends in
-one end-of-sequence token. No token spans the boundary, so the loss covers the completion and nothing else, and
-prompt + completion decodes to the text of both (sentencepiece-like tokenizers put a space before a text that is
-encoded alone; here they do not).
-"""
+"""Tasks as token ids: rows read, encoded (`multilora.data.encoder`) and counted, with long and bad ones handled."""
 
 from __future__ import annotations
 
@@ -14,29 +7,27 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multilora.data.example import BadRow, Example, Split, Task
+from multilora.data.chat import ChatTemplateError
+from multilora.data.encoder import PromptCompletionEncoder, Segment
+from multilora.data.example import BadRow, Conversation, Example, Split, Task
+from multilora.data.tasks.rows import UnusableRowError
 from multilora.errors import InputError
-
-# Token ids, and whether the loss has them.
-Segment = tuple[list[int], bool]
 
 _BATCH = 1000
 _NAMED = 5
-# Characters put before a completion so that it is encoded as a continuation, then cut off again. Several, because a
-# tokenizer may join one of them with what follows ("\n" with "\n").
-_PROBES = ("\n", "|", "a", "0")
 
 
 @dataclass
 class TaskCounts:
     """What became of a task's rows: `rows` = `kept` + `skipped` + `dropped`; `truncated` rows are kept ones.
 
-    `skipped_named` has the first skipped rows, by the reason why.
+    `skipped_named` has the first skipped rows, by the reason why. `leaked` rows equal evaluation rows and were left out
+    before: they are none of `rows`.
     """
 
     rows: int = 0
@@ -46,6 +37,7 @@ class TaskCounts:
     truncated: int = 0
     tokens: int = 0
     completion_tokens: int = 0
+    leaked: int = 0
     skipped_named: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
     def notes(self, name: str) -> list[str]:
@@ -105,75 +97,6 @@ class EncodedTask:
         return digest.hexdigest()[:16]
 
 
-class PromptCompletionEncoder:
-    """A tokenizer for prompts and completions, as the module's text says.
-
-    Raises:
-        InputError: the tokenizer has no end-of-sequence token.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        if tokenizer.eos_token_id is None:
-            raise InputError(
-                "model: the tokenizer has no eos token, so a completion would have no end; set `eos_token` in the "
-                "model folder's tokenizer_config.json"
-            )
-        self.eos: int = tokenizer.eos_token_id
-        self._bos: int | None = tokenizer.bos_token_id
-        plain, full = self._ids(["a"])[0], self._ids(["a"], special=True)[0]
-        # What the tokenizer adds at the end (some add eos) ends a text; a prompt goes on.
-        self._suffix = full[_find(plain, full) + len(plain) :]
-        self._prefixes_alone = plain != self._continuation("a", _PROBES[:1])
-
-    def segments(self, examples: Sequence[Example]) -> list[list[Segment]]:
-        """Each example's token ids, cut where the loss begins or ends: prompt, completion."""
-        prompts = self.prompts([example.prompt for example in examples])
-        completions = self.completions([example.completion for example in examples])
-        return [[(prompt, False), (completion, True)] for prompt, completion in zip(prompts, completions, strict=True)]
-
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each prompt as inference sees it, with one bos where the tokenizer adds it."""
-        return [self._as_beginning(ids) for ids in self._ids(texts, special=True)]
-
-    def completions(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each completion as a continuation, with one eos at the end."""
-        encoded = self._continuations(texts) if self._prefixes_alone else self._ids(texts)
-        return [ids if ids[-1:] == [self.eos] else [*ids, self.eos] for ids in encoded]
-
-    def _ids(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=special,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        return encoded["input_ids"]
-
-    def _as_beginning(self, ids: list[int]) -> list[int]:
-        if self._suffix and ids[-len(self._suffix) :] == self._suffix:
-            ids = ids[: -len(self._suffix)]
-        if self._bos is not None and ids[:2] == [self._bos, self._bos]:  # one of the tokenizer, one of the template
-            ids = ids[1:]
-        return ids
-
-    def _continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        probe = self._ids(_PROBES[:1])[0]
-        encoded = self._ids([_PROBES[0] + text for text in texts])
-        return [
-            ids[len(probe) :] if ids[: len(probe)] == probe else self._continuation(text, _PROBES[1:])
-            for text, ids in zip(texts, encoded, strict=True)
-        ]
-
-    def _continuation(self, text: str, probes: Sequence[str]) -> list[int]:
-        for probe in probes:
-            head, ids = self._ids([probe, probe + text])
-            if ids[: len(head)] == head:
-                return ids[len(head) :]
-        return self._ids([text])[0]
-
-
 def encode_task(
     task: Task,
     encoder: PromptCompletionEncoder,
@@ -183,7 +106,41 @@ def encode_task(
     split: Split = "train",
     limit: int | None = None,
 ) -> EncodedTask:
-    """Read and encode a task's rows, a thousand at a time.
+    """Read and encode a task's rows, a thousand at a time. What is too long, and the arguments: as `encoded_rows`.
+
+    Raises:
+        InputError: a bad row or one that is too long, where the recipe says fail; no row is left.
+    """
+    counts = TaskCounts()
+    flat, mask, lengths = array("i"), bytearray(), array("q")
+    for segments in encoded_rows(task, encoder, max_length, counts, on_bad_row, on_long_example, split, limit):
+        for ids, learnt in segments:
+            flat.extend(ids)
+            mask.extend(bytes([learnt]) * len(ids))
+        lengths.append(sum(len(ids) for ids, _ in segments))
+    if not counts.kept:
+        raise InputError(f"tasks.{task.name}: {why_nothing_left(counts, max_length)}")
+    return EncodedTask(
+        task.name,
+        np.frombuffer(flat, dtype=np.int32),
+        np.concatenate(([0], np.cumsum(np.frombuffer(lengths, dtype=np.int64)))),
+        np.frombuffer(mask, dtype=np.bool_),
+        counts,
+    )
+
+
+def encoded_rows(
+    task: Task,
+    encoder: PromptCompletionEncoder,
+    max_length: int,
+    counts: TaskCounts,
+    on_bad_row: Literal["fail", "skip"] = "fail",
+    on_long_example: Literal["drop", "truncate", "fail"] = "drop",
+    split: Split = "train",
+    limit: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[list[Segment]]:
+    """A task's rows as token ids, read and encoded as they are asked for, a thousand at a time.
 
     A row is too long if prompt, completion and eos exceed `max_length` tokens. Truncation cuts its end; a row that has
     then nothing to learn from, because its prompt alone fills `max_length`, is dropped.
@@ -192,17 +149,18 @@ def encode_task(
         task: the task.
         encoder: made of the model's tokenizer.
         max_length: tokens of the longest row.
+        counts: is told what becomes of the rows.
         on_bad_row: stop at a bad row, or skip and count it.
         on_long_example: what to do with a row that is too long.
         split: which rows.
         limit: read only the first rows, this many; None: all.
+        shard: (index, count): of all rows, bad ones too, only those numbered index, index + count, … are looked at.
 
     Raises:
-        InputError: a bad row or one that is too long, where the recipe says fail; no row is left.
+        InputError: a bad row or one that is too long, where the recipe says fail.
     """
-    counts = TaskCounts()
-    flat, mask, lengths = array("i"), bytearray(), array("q")
-    for example, segments in _encoded_rows(islice(_good_rows(task, split, on_bad_row, counts), limit), encoder):
+    rows = islice(_good_rows(task, encoder, split, on_bad_row, counts, shard), limit)
+    for example, segments in _with_segments(rows, encoder):
         length = sum(len(ids) for ids, _ in segments)
         if length > max_length:
             if on_long_example == "fail":
@@ -215,24 +173,25 @@ def encode_task(
                 counts.dropped += 1
                 continue
             counts.truncated += 1
-        for ids, learnt in segments:
-            flat.extend(ids)
-            mask.extend(bytes([learnt]) * len(ids))
-            counts.completion_tokens += len(ids) * learnt
-        lengths.append(min(length, max_length))
-    counts.kept, counts.tokens = len(lengths), len(flat)
-    if not counts.kept:
-        raise InputError(f"tasks.{task.name}: {_why_nothing_left(counts, max_length)}")
-    return EncodedTask(
-        task.name,
-        np.frombuffer(flat, dtype=np.int32),
-        np.concatenate(([0], np.cumsum(np.frombuffer(lengths, dtype=np.int64)))),
-        np.frombuffer(mask, dtype=np.bool_),
-        counts,
+        counts.kept += 1
+        counts.tokens += min(length, max_length)
+        counts.completion_tokens += sum(len(ids) for ids, learnt in segments if learnt)
+        yield segments
+
+
+def why_nothing_left(counts: TaskCounts, max_length: int) -> str:
+    """Why a task has no row to train on."""
+    if not counts.rows:
+        return "the files have no rows"
+    if counts.skipped == counts.rows:
+        return f"all {counts.rows:,} rows were skipped: {counts.skipped_text()}"
+    return (
+        f"no row of {counts.rows:,} is left: {counts.dropped:,} are longer than training.max_length = {max_length:,}, "
+        f"{counts.skipped:,} were skipped"
     )
 
 
-def _encoded_rows(
+def _with_segments(
     examples: Iterator[Example], encoder: PromptCompletionEncoder
 ) -> Iterator[tuple[Example, list[Segment]]]:
     while batch := list(islice(examples, _BATCH)):
@@ -249,30 +208,34 @@ def _cut(segments: Sequence[Segment], length: int) -> list[Segment]:
     return kept
 
 
-def _good_rows(task: Task, split: Split, on_bad_row: Literal["fail", "skip"], counts: TaskCounts) -> Iterator[Example]:
-    for row in task.train_rows() if split == "train" else task.eval_rows(split):
+def _good_rows(
+    task: Task,
+    encoder: PromptCompletionEncoder,
+    split: Split,
+    on_bad_row: Literal["fail", "skip"],
+    counts: TaskCounts,
+    shard: tuple[int, int],
+) -> Iterator[Example]:
+    index, count = shard
+    for row in islice(task.train_rows() if split == "train" else task.eval_rows(split), index, None, count):
         counts.rows += 1
-        if isinstance(row, Example):
-            yield row
+        found = _rendered(task, encoder, row) if isinstance(row, Conversation) else row
+        if isinstance(found, Example):
+            yield found
             continue
         if on_bad_row == "fail":
             raise InputError(
-                f"tasks.{task.name}: {row.source}: {row.why}. Mend the row, or set tasks.{task.name}.on_bad_row to skip"
+                f"tasks.{task.name}: {found.source}: {found.why}. Mend the row, or set tasks.{task.name}.on_bad_row to "
+                "skip"
             )
-        counts.skip(row)
+        counts.skip(found)
 
 
-def _why_nothing_left(counts: TaskCounts, max_length: int) -> str:
-    if not counts.rows:
-        return "the files have no rows"
-    if counts.skipped == counts.rows:
-        return f"all {counts.rows:,} rows were skipped: {counts.skipped_text()}"
-    return (
-        f"no row of {counts.rows:,} is left: {counts.dropped:,} are longer than training.max_length = {max_length:,}, "
-        f"{counts.skipped:,} were skipped"
-    )
-
-
-def _find(part: list[int], whole: list[int]) -> int:
-    """Where `part` begins in `whole`."""
-    return next((i for i in range(len(whole)) if whole[i : i + len(part)] == part), 0)
+def _rendered(task: Task, encoder: PromptCompletionEncoder, row: Conversation) -> Example | BadRow:
+    """Whether a conversation can be written shows only with the tokenizer's template."""
+    try:
+        return encoder.rendered(row)
+    except UnusableRowError as error:
+        return BadRow(row.source, str(error))
+    except ChatTemplateError as error:
+        raise InputError(f"tasks.{task.name}.chat_template: {row.source}: {error}") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from multilora.errors import InputError
 
@@ -39,6 +39,26 @@ class Example:
     group: str = ""
     key: str = ""
     short: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation(Example):
+    """A conversation. The loss has all that the assistant says (`multilora.data.chat`).
+
+    As an example, its prompt is what was said before the assistant's last turn, without roles, and its completion that
+    turn's content. Its key leaves out the system's part.
+
+    Attributes:
+        messages: the turns: each has `role` and `content`, and what else the chat template knows, such as `tool_calls`.
+        tools: descriptions of the tools that the assistant may call, for the chat template.
+        template: the chat template, Jinja; empty: the tokenizer's own.
+        pieces: the conversation as text, and of each piece whether the loss has it; empty: not rendered yet.
+    """
+
+    messages: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template: str = ""
+    pieces: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

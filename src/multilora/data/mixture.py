@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# What a permutation is for; first part of its key, so that no two uses share random numbers.
+# What a permutation is for; first part of its key, so that no two uses share random numbers. streaming.py has 2 and 3.
 _ROWS_OF_TASK, _ORDER_OF_EPOCH = 0, 1
 
 
@@ -147,7 +147,7 @@ def _order(
         first_row += size
     # What is shuffled is whose turn it is; each task's rows keep their order, or passes would overlap.
     turns = np.repeat(np.arange(len(sizes)), quotas)
-    turns = turns[_permutation(len(turns), seed, _ORDER_OF_EPOCH, epoch)]
+    turns = turns[permutation(len(turns), seed, _ORDER_OF_EPOCH, epoch)]
     rows = np.empty(len(turns), dtype=np.int64)
     for task, part in enumerate(parts):
         rows[turns == task] = part
@@ -159,13 +159,13 @@ def _task_rows(task: int, size: int, seed: int, start: int, count: int) -> NDArr
     parts = [np.empty(0, dtype=np.int64)]
     while count > 0:
         number, offset = divmod(start, size)
-        part = _permutation(size, seed, _ROWS_OF_TASK, task, number)[offset : offset + count]
+        part = permutation(size, seed, _ROWS_OF_TASK, task, number)[offset : offset + count]
         parts.append(part)
         start, count = start + len(part), count - len(part)
     return np.concatenate(parts)
 
 
-def _permutation(size: int, seed: int, *key: int) -> NDArray[np.int64]:
+def permutation(size: int, seed: int, *key: int) -> NDArray[np.int64]:
     """A random permutation of 0 … size − 1 for this seed and key.
 
     Sorts raw draws instead of calling `Generator.permutation`: NumPy promises that the former stay the same in every

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -12,7 +12,10 @@ LOOKAHEAD = 64
 
 
 def packed_rows(
-    examples: Iterable[int], lengths: NDArray[np.int64], row_length: int, lookahead: int = LOOKAHEAD
+    examples: Iterable[int],
+    lengths: NDArray[np.int64] | Mapping[int, int],
+    row_length: int,
+    lookahead: int = LOOKAHEAD,
 ) -> Iterator[tuple[int, ...]]:
     """Pack examples into rows of at most `row_length` tokens, as they come.
 

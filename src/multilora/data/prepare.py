@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, encode_task
+from multilora.data.encoder import PromptCompletionEncoder
+from multilora.data.encoding import EncodedTask, encode_task
 from multilora.data.example import Task
+from multilora.data.limits import ModelLimits
 from multilora.data.mixture import mixture_quotas, mixture_stream, rates_of
 from multilora.data.packing import packed_rows
+from multilora.data.streaming import StreamedMixture
 from multilora.data.tasks.registry import build_task
 from multilora.errors import InputError
 from multilora.recipe import Recipe
@@ -30,8 +33,22 @@ class EncodedMixture:
         rates: sampling rate of each task, per example (`rates_of`).
     """
 
+    SAME: ClassVar[str] = "fingerprint"  # the part of `record` that a resumed run must find again
+
     tasks: Sequence[EncodedTask]
     rates: Sequence[float]
+
+    def record(self) -> dict[str, dict[str, Any]]:
+        """By task: the fingerprint of its rows, and what became of them."""
+        return {task.name: {"fingerprint": task.fingerprint(), **asdict(task.counts)} for task in self.tasks}
+
+    def check(self, limits: ModelLimits) -> None:
+        """Whether all rows fit the model.
+
+        Raises:
+            InputError: they do not.
+        """
+        limits.check(self.highest_id, self.longest)
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -86,7 +103,27 @@ def encode_mixture(recipe: Recipe, tasks: Sequence[Task], tokenizer: Any) -> Enc
     return EncodedMixture(encoded, _rates(recipe, encoded))
 
 
-def steps_of(recipe: Recipe, mixture: EncodedMixture, processes: int = 1) -> int:
+def prepare_mixture(
+    recipe: Recipe, tasks: Sequence[Task], tokenizer: Any, shard: tuple[int, int] = (0, 1)
+) -> EncodedMixture | StreamedMixture:
+    """The data to train on: encoded here and now, or, as the recipe says, while training goes.
+
+    Args:
+        recipe: the recipe.
+        tasks: its tasks.
+        tokenizer: the model's.
+        shard: (index, count) of this process; of a stream each process reads its own rows.
+
+    Raises:
+        InputError: as `encode_mixture`.
+    """
+    if not recipe.mixture.streaming:
+        return encode_mixture(recipe, tasks, tokenizer)
+    rates = [recipe.tasks[task.name].rate for task in tasks]  # all 1 where they are equal
+    return StreamedMixture(recipe, tasks, PromptCompletionEncoder(tokenizer), rates, shard)
+
+
+def steps_of(recipe: Recipe, mixture: EncodedMixture | StreamedMixture, processes: int = 1) -> int:
     """Optimizer steps of the whole run, as the recipe says or as its epochs make.
 
     Args:
@@ -98,6 +135,7 @@ def steps_of(recipe: Recipe, mixture: EncodedMixture, processes: int = 1) -> int
     if training.steps is not None:
         return training.steps
     assert training.epochs is not None
+    assert isinstance(mixture, EncodedMixture)  # a recipe that streams has steps
     rows = math.ceil(training.epochs * sum(mixture.sizes))
     if training.packing:
         examples = islice(mixture_stream(mixture.sizes, mixture.rates, training.seed), rows)

@@ -1,4 +1,7 @@
-"""Templates of prompts and completions: text with `{field}`; `{{` and `}}` stand for braces."""
+"""Templates of prompts and completions: text with `{field}`; `{{` and `}}` stand for braces.
+
+`{object.field}` is a field of an object in the row.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{(?P<field>[^{}]*)\}|[{}]")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A parsed template. Values go in as they are: no attributes, indexes, conversions or format codes.
+    """A parsed template. Values go in as they are: no indexes, conversions or format codes.
 
     Attributes:
         literals: the text around the fields, one more than there are fields.
@@ -65,10 +68,10 @@ class Template:
 def _check_field(field: str) -> None:
     if not field:
         raise InputError("an empty field {} in a template; name a field of the data, or write '{{}}' for the braces")
-    if any(sign in field for sign in ".[]!:") or field != field.strip():
+    if any(sign in field for sign in "[]!:") or field != field.strip() or not all(field.split(".")):
         raise InputError(
-            f"the template field {{{field}}} is not a plain field name: attributes, indexes, conversions, format codes "
-            "and spaces at the ends are not supported. Write {name}, or put such values into a field of the data"
+            f"the template field {{{field}}} is not a plain field name: indexes, conversions, format codes and spaces "
+            "at the ends are not supported. Write {name}, or {object.name} for a field of an object in the row"
         )
 
 

@@ -9,8 +9,10 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from multilora.errors import InputError
+from multilora.recipe.comparison import ComparisonSection
+from multilora.recipe.hardware import HardwareSection
 from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod
-from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, MixtureSection, TaskSection
+from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, ChatTaskSection, MixtureSection, TaskSection
 from multilora.recipe.training import NOT_DETERMINING, TrainingSection
 from multilora.recipe.validation import ValidationSection
 from multilora.recipe.values import Section, expand
@@ -19,7 +21,10 @@ __all__ = [
     "NOT_DETERMINING",
     "AnyTaskSection",
     "BuiltInTaskSection",
+    "ChatTaskSection",
+    "ComparisonSection",
     "FullMethod",
+    "HardwareSection",
     "LoraMethod",
     "MixtureSection",
     "ModelSection",
@@ -41,6 +46,17 @@ class ModelSection(Section):
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Off unless you trust its author."
     )
+    shape: dict[str, Any] | None = Field(
+        None,
+        description="The model's configuration as far as its shape goes, as in its config.json: model_type, "
+        "hidden_size and so on. With it `multilora plan` needs no model at hand; if one is, it must agree.",
+    )
+
+    @model_validator(mode="after")
+    def _shape_of_a_type(self) -> ModelSection:
+        if self.shape is not None and not isinstance(self.shape.get("model_type"), str):
+            raise InputError(f"shape needs the model_type, such as model_type: llama; got {self.shape}")
+        return self
 
 
 def _may_extend(schema: dict[str, Any]) -> None:
@@ -76,6 +92,10 @@ class Recipe(Section):
     validation: ValidationSection | None = Field(
         None, description="Validation while training. None: none; an empty section {}: before and after."
     )
+    comparison: ComparisonSection | None = Field(None, description="What `multilora compare` runs.")
+    hardware: HardwareSection = Field(
+        HardwareSection.model_validate({}), description="The machine that `multilora plan` reckons with."
+    )
 
     @model_validator(mode="after")
     def _ratio_has_a_scale(self) -> Recipe:
@@ -97,6 +117,15 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _streams_have_no_epochs(self) -> Recipe:
+        if self.mixture.streaming and self.training.epochs is not None:
+            raise InputError(
+                f"training.epochs: {self.training.epochs} needs the tasks' sizes, which a stream does not know; give "
+                "training.steps, or set mixture.streaming to false"
+            )
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain data with every default, ready for YAML or JSON."""
         return self.model_dump(mode="json")
@@ -108,6 +137,7 @@ class Recipe(Section):
             del cast(dict[str, Any], data["training"])[name]
         if self.validation is None or self.validation.best_by is None:
             del data["validation"]  # it only looks
+        del data["comparison"], data["hardware"], data["model"]["shape"]  # for comparing and planning
         return data
 
     def recipe_hash(self) -> str:

@@ -13,22 +13,25 @@ from pydantic import BaseModel, ValidationError
 from multilora.data.tasks.registry import BUILT_IN
 from multilora.errors import InputError, nearest
 from multilora.recipe import (
-    BuiltInTaskSection,
+    ComparisonSection,
     FullMethod,
+    HardwareSection,
     LoraMethod,
     MixtureSection,
     ModelSection,
     MultiLoraMethod,
     Recipe,
-    TaskSection,
     TrainingSection,
     ValidationSection,
 )
+from multilora.recipe.comparison import ComparedMethod
+from multilora.recipe.tasks import section_of
+from multilora.recipe.values import KEEP_UNSET
 
 _METHODS: dict[str, type[BaseModel]] = {"multilora": MultiLoraMethod, "lora": LoraMethod, "full": FullMethod}
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, keep_unset: bool = False) -> Recipe:
     """Read and validate a recipe.
 
     A recipe may extend another one: `extends: FILE`, a path relative to its own folder. Sections are merged, what the
@@ -37,6 +40,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         path: a YAML file. Relative paths in it are relative to the current directory.
         overrides: `key=value` each, such as `training.steps=10`; the value is read as YAML.
+        keep_unset: leave `${NAME}` in paths as it is where the variable is not set, for who does not read the files.
 
     Raises:
         InputError: one message with every fault: unknown keys with the nearest known one, wrong values, and so on.
@@ -47,7 +51,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         data["tasks"] = {name: task for name, task in cast(dict[str, Any], tasks).items() if task is not None}
     recipe: Recipe | None = None
     try:
-        recipe = Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data, context={KEEP_UNSET: keep_unset})
     except ValidationError as error:
         faults += _faults(error, data)
     if recipe is None or faults:
@@ -222,7 +226,7 @@ def _message(detail: dict[str, Any], field: tuple[str | int, ...], data: dict[st
 
 
 def _unknown_task(name: Any) -> str:
-    known = ("jsonl", *BUILT_IN)
+    known = ("jsonl", "chat", *BUILT_IN)
     near = nearest(name, known) if isinstance(name, str) else ""
     return f"task must be one of {', '.join(known)}; got {_short(name)}{near}"
 
@@ -241,14 +245,19 @@ def _section(field: tuple[str | int, ...], data: Mapping[str, Any]) -> type[Base
         case ("method",):
             return _METHODS.get(data["method"].get("name"))
         case ("tasks", name):
-            task = data["tasks"][name].get("task", "jsonl")
-            return TaskSection if task == "jsonl" else BuiltInTaskSection
+            return section_of(data["tasks"][name].get("task", "jsonl"))
         case ("mixture",):
             return MixtureSection
         case ("training",):
             return TrainingSection
         case ("validation",):
             return ValidationSection
+        case ("comparison",):
+            return ComparisonSection
+        case ("comparison", "methods", _):
+            return ComparedMethod
+        case ("hardware",):
+            return HardwareSection
         case _:
             return None
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
 from multilora.data.template import Template
 from multilora.errors import InputError, nearest
@@ -15,12 +15,18 @@ from multilora.errors import InputError, nearest
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
-def expand(value: Any) -> Any:
+KEEP_UNSET = "keep_unset"  # in the validation's context: a variable that is not set stays as it is written
+
+
+def expand(value: Any, info: ValidationInfo) -> Any:
     """`${NAME}` and a leading `~` in a path."""
+    keep = bool(info.context and info.context.get(KEEP_UNSET))
 
     def replace(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in os.environ:
+            if keep:
+                return match.group(0)
             raise InputError(f"the environment variable {name} is not set; set it, or write the path itself")
         return os.environ[name]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from multilora.data.encoding import EncodedTask
 from multilora.data.mixture import mixture_stream
@@ -110,6 +110,39 @@ class PackedSampler(Sampler[tuple[int, ...]]):
         return examples
 
 
+class ProcessBatches(Sampler[list[Any]]):
+    """The batches of one process: of a sampler's rows, cut into batches, every `count`-th one from `index` on.
+
+    So the processes' batches number k make one batch of count × batch_size rows, those that one process would take.
+    """
+
+    def __init__(self, rows: MixtureSampler | PackedSampler, batch_size: int, index: int, count: int) -> None:
+        self._rows, self._batch_size, self._index, self._count = rows, batch_size, index, count
+
+    def __len__(self) -> int:
+        return len(self._rows) // (self._batch_size * self._count)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        rows = iter(self._rows)
+        for _ in range(len(self)):
+            batch = list(islice(rows, self._batch_size * self._count))
+            yield batch[self._index * self._batch_size : (self._index + 1) * self._batch_size]
+
+
+class StreamRows(IterableDataset[Any]):
+    """What an endless stream yields, from the beginning each time.
+
+    Args:
+        begin: begins the stream.
+    """
+
+    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._begin()
+
+
 class PackedRows(Dataset[list[dict[str, Any]]]):
     """A data set of examples, read by packed rows: `rows[(3, 1)]` is the list of examples 3 and 1."""
 
@@ -133,7 +166,7 @@ class Collator:
 
     pad_id: int
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask`, `labels`, `task_ids` (rows, longest), int64; the task of padding is −1."""
         batch = _empty(len(rows), max(len(row["input_ids"]) for row in rows), self.pad_id)
         for number, row in enumerate(rows):
@@ -154,7 +187,7 @@ class PackedCollator:
     pad_id: int
     row_length: int
 
-    def __call__(self, rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Tensor]:
         """`input_ids`, `position_ids` (restarting with every example), `labels`, `task_ids` (rows, row_length)."""
         batch = _empty(len(rows), self.row_length, self.pad_id)
         position_ids = torch.zeros_like(batch["input_ids"])
@@ -174,7 +207,7 @@ def _empty(rows: int, length: int, pad_id: int) -> dict[str, Tensor]:
     }
 
 
-def _put(batch: dict[str, Tensor], example: dict[str, Any], row: int, start: int) -> int:
+def _put(batch: dict[str, Tensor], example: Mapping[str, Any], row: int, start: int) -> int:
     """Write an example into a row from `start` on. Returns where it ends."""
     ids = torch.as_tensor(example["input_ids"], dtype=torch.int64)
     end = start + len(ids)

@@ -32,8 +32,15 @@ def cut_metrics(path: Path, step: int) -> list[dict[str, Any]]:
     return kept
 
 
+class LogAtCheckpoints(TrainerCallback):
+    """A checkpoint ends a window of averages: a resumed run then logs the same numbers as one in one go."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_log = control.should_log or control.should_save
+
+
 class MetricsCallback(TrainerCallback):
-    """Writes the metrics and tells the progress.
+    """Writes the metrics and tells the progress: in the main process, after `LogAtCheckpoints`.
 
     Args:
         path: the file, appended to.
@@ -45,7 +52,7 @@ class MetricsCallback(TrainerCallback):
         self._path, self._progress = path, progress
         self._seconds_before: float = before["seconds"] if before else 0.0
         self._tokens: int = before["tokens"] if before else 0
-        self._last: dict[str, float] | None = None
+        self._began = self._logged = time.monotonic()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,8 +62,6 @@ class MetricsCallback(TrainerCallback):
         self._progress.start(state.max_steps, state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # A checkpoint ends a window of averages: a resumed run then logs the same numbers as one in one go.
-        control.should_log = control.should_log or control.should_save
         if not control.should_log:
             self._progress.step(state.global_step, None)
 

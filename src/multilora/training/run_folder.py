@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from pydantic import ValidationError
 
-from multilora.data.encoding import EncodedTask
+from multilora.data.prepare import EncodedMixture
+from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.folders import is_empty, replace_folder, restore_replaced, written_aside
-from multilora.recipe import NOT_DETERMINING, Recipe
+from multilora.recipe import Recipe
+
+# How the rows of a step are dealt out: to processes, to forward passes.
+_DEALING = ("batch_size", "gradient_accumulation")
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,14 @@ class RunFolder:
         path: the folder.
         resumes: it holds an interrupted run of this recipe, to go on with.
         finished: it holds a finished run of this recipe.
+        dealt_before: resumed with other processes, batch_size or gradient_accumulation than it began with: what they
+            were. Each step has the same rows all the same.
     """
 
     path: Path
     resumes: bool = False
     finished: bool = False
+    dealt_before: str | None = None
 
     @property
     def recipe(self) -> Path:
@@ -62,8 +70,14 @@ class RunFolder:
         return self.path / "results.json"
 
     @classmethod
-    def check(cls, recipe: Recipe, resume: bool, overwrite: bool) -> RunFolder:
+    def check(cls, recipe: Recipe, resume: bool, overwrite: bool, processes: int = 1) -> RunFolder:
         """Find out what a run may do with its output folder.
+
+        Args:
+            recipe: the recipe.
+            resume: go on with the run that it holds.
+            overwrite: replace the run that it holds.
+            processes: how many train.
 
         Raises:
             InputError: the folder is in use by something else, or by another recipe's run.
@@ -89,15 +103,23 @@ class RunFolder:
                 f"{field} holds a run already; --resume goes on with it, --overwrite replaces it, and another "
                 "training.output leaves it alone"
             )
-        differing = _differences(_recorded(folder.recipe), recipe.determining())
-        if differing:
+        recorded, given = _recorded(folder.recipe), recipe.determining()
+        finished = folder.results.is_file()
+        began_on = json.loads(folder.data.read_text(encoding="utf-8"))["processes"]
+        before, now = _dealing(recorded, began_on), _dealing(given, processes)
+        if not finished:
+            _check_dealing(field, before, now, recipe.mixture.streaming)
+        for data in (recorded, given):
+            for name in _DEALING:
+                del data["training"][name]
+        if differing := _differences(recorded, given):
             raise InputError(
                 f"{field} holds a run of another recipe, so it cannot be resumed. Recorded there and given now: "
                 f"{'; '.join(differing)}. Change these back, or choose another training.output"
             )
-        return cls(path, resumes=True, finished=folder.results.is_file())
+        return cls(path, resumes=True, finished=finished, dealt_before=None if before == now else str(before))
 
-    def check_data(self, encoded: Sequence[EncodedTask]) -> None:
+    def check_data(self, mixture: EncodedMixture | StreamedMixture) -> None:
         """A run that is resumed goes on with the rows that it began with.
 
         Raises:
@@ -105,15 +127,18 @@ class RunFolder:
         """
         if not self.resumes:
             return
-        recorded = json.loads(self.data.read_text(encoding="utf-8"))
-        changed = [task.name for task in encoded if recorded[task.name]["fingerprint"] != task.fingerprint()]
+        recorded = json.loads(self.data.read_text(encoding="utf-8"))["tasks"]
+        part = mixture.SAME
+        changed = [name for name, now in mixture.record().items() if recorded[name][part] != now[part]]
         if changed:
+            what = "rows" if isinstance(mixture, EncodedMixture) else "files (names, sizes, times)"
+            why = " (or the tokenizer has)" if isinstance(mixture, EncodedMixture) else ""
             raise InputError(
-                f"the rows of {', '.join(changed)} have changed since the run in {str(self.path)!r} began (or the "
-                "tokenizer has), so it cannot be resumed; bring them back, or choose another training.output"
+                f"the {what} of {', '.join(changed)} have changed since the run in {str(self.path)!r} began{why}, so "
+                "it cannot be resumed; bring them back, or choose another training.output"
             )
 
-    def claim(self, recipe: Recipe, encoded: Sequence[EncodedTask]) -> None:
+    def claim(self, recipe: Recipe, mixture: EncodedMixture | StreamedMixture, processes: int = 1) -> None:
         """Make the folder this run's own: with its recipe and its data's record at once, or not at all."""
         if self.resumes:
             return
@@ -121,7 +146,7 @@ class RunFolder:
         with written_aside(aside) as new:
             text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
             (new / self.recipe.name).write_text(text, encoding="utf-8")
-            record = {task.name: {"fingerprint": task.fingerprint(), **asdict(task.counts)} for task in encoded}
+            record = {"processes": processes, "tasks": mixture.record()}
             (new / self.data.name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         replace_folder(self.path, by=aside)
 
@@ -137,11 +162,55 @@ class RunFolder:
             raise
 
 
+@dataclass(frozen=True)
+class _Dealing:
+    """How the rows of a step are dealt out."""
+
+    batch_size: int
+    gradient_accumulation: int
+    processes: int
+
+    @property
+    def rows(self) -> int:
+        return self.batch_size * self.gradient_accumulation * self.processes
+
+    def __str__(self) -> str:
+        return (
+            f"batch_size {self.batch_size}, gradient_accumulation {self.gradient_accumulation} and {self.processes} "
+            f"{'process' if self.processes == 1 else 'processes'}"
+        )
+
+
+def _dealing(recipe: dict[str, Any], processes: int) -> _Dealing:
+    training = cast(dict[str, int], recipe["training"])
+    return _Dealing(training["batch_size"], training["gradient_accumulation"], processes)
+
+
+def _check_dealing(field: str, before: _Dealing, now: _Dealing, streaming: bool) -> None:
+    if streaming and before.processes != now.processes:
+        raise InputError(
+            f"{field} holds a run with mixture.streaming on {before.processes} processes, and each of them reads rows "
+            f"of its own, so it cannot be resumed on {now.processes}; start {before.processes} with torchrun "
+            "--nproc_per_node, or choose another training.output"
+        )
+    if before.rows != now.rows:
+        raise InputError(
+            f"{field} holds a run whose steps have {before.rows} rows ({before}); now they would have {now.rows} "
+            f"({now}), so it cannot be resumed. Make the product equal, or choose another training.output"
+        )
+
+
 def _recorded(path: Path) -> dict[str, Any]:
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for name in NOT_DETERMINING:
-        cast(dict[str, Any], data["training"]).pop(name, None)
-    return data
+    """What determines the recorded run."""
+    data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        data["training"].pop("report_to", None)  # a tracker may be gone, and matters not
+        return Recipe.model_validate(data).determining()
+    except (ValidationError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{str(path)!r} is no recipe that this version of multilora can read, so the run cannot be resumed; "
+            f"choose another training.output, or --overwrite: {error}"
+        ) from error
 
 
 def _differences(recorded: dict[str, Any], given: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _LOSS, _TOKENS = "loss/", "tokens/"  # trackers show what has the same beginning side by side
@@ -36,10 +37,9 @@ class TaskLosses:
         self._sums += np.bincount(tasks, losses, len(self._names))
         self._counts += np.bincount(tasks, minlength=len(self._names))
 
-    def tokens(self, task_ids: Tensor) -> dict[str, int]:
-        """How many tokens of a batch, prompts too, each task has; tasks without any are left out."""
-        counts = np.bincount(task_ids[task_ids >= 0].cpu().numpy(), minlength=len(self._names)).tolist()
-        return {name: count for name, count in zip(self._names, counts, strict=True) if count}
+    def tokens(self, task_ids: Tensor) -> NDArray[np.int64]:
+        """(tasks,) How many tokens of a batch, prompts too, each task has."""
+        return np.bincount(task_ids[task_ids >= 0].cpu().numpy(), minlength=len(self._names))
 
     def taken(self) -> dict[str, float]:
         """`loss/NAME` (nats per token) and `tokens/NAME` (how many) of the tasks seen since the last call."""

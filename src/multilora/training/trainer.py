@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from multilora.data.prepare import EncodedMixture
 from multilora.errors import InputError
-from multilora.folders import written_aside
 from multilora.recipe import FullMethod, Recipe
-from multilora.training.batches import (
-    NO_TASK,
-    TASK_IDS,
-    Collator,
-    MixtureSampler,
-    PackedCollator,
-    PackedRows,
-    PackedSampler,
-    as_dataset,
-)
+from multilora.training.batches import TASK_IDS
 from multilora.training.checkpoints import Checkpoints
+from multilora.training.loading import Loading
 from multilora.training.optimizer import optimizer_groups
+from multilora.training.processes import Processes
 from multilora.training.task_losses import TaskLosses
 
 
@@ -73,8 +67,9 @@ def trainer_arguments(recipe: Recipe, steps: int, output: Path) -> SFTConfig:
         report_to=list(training.report_to) or "none",
         disable_tqdm=True,
         log_level="error",
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
+        # Every trained parameter takes part in every step, and no buffer changes.
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         # The rows are encoded, and the collator needs the column that no model takes.
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -93,8 +88,9 @@ class MixtureTrainer(SFTTrainer):
         recipe: the recipe.
         steps: optimizer steps of the whole run.
         output: the run folder.
-        mixture: the encoded rows of all tasks, and their rates.
+        loading: the batches.
         tokenizer: the model's.
+        processes: of the run.
     """
 
     def __init__(
@@ -103,25 +99,23 @@ class MixtureTrainer(SFTTrainer):
         recipe: Recipe,
         steps: int,
         output: Path,
-        mixture: EncodedMixture,
+        loading: Loading,
         tokenizer: Any,
+        processes: Processes,
     ) -> None:
-        self._recipe = recipe
-        self._mixture = mixture
+        self._recipe, self._loading, self._processes = recipe, loading, processes
+        self._tokens = 0
         self._step_tasks: Counter[str] = Counter()
         self._task_losses = TaskLosses(list(recipe.tasks))
         self.checkpoints = Checkpoints(output / "checkpoints")
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        dataset = as_dataset(mixture.tasks)
         super().__init__(
             model=model,
             args=trainer_arguments(recipe, steps, output),
-            data_collator=self._collator(pad_id),
-            train_dataset=dataset,
+            # Neither is used (`get_train_dataloader`), and SFTTrainer's constructor does not do without.
+            data_collator=_unused,
+            train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]]}),
             processing_class=tokenizer,
         )
-        if recipe.training.packing:
-            self.train_dataset = PackedRows(dataset)  # only now: SFTTrainer's constructor knows `datasets` alone
         self.remove_callback(PrinterCallback)
 
     def _send_telemetry(self) -> None:
@@ -129,27 +123,18 @@ class MixtureTrainer(SFTTrainer):
 
     # Batches and optimizer ----------------------------------------------------------------------------------------
 
-    def _collator(self, pad_id: int) -> Collator | PackedCollator:
-        training = self._recipe.training
-        return PackedCollator(pad_id, training.row_length) if training.packing else Collator(pad_id)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches of this process; so accelerate has nothing to share out among the processes."""
+        return self._loading.loader()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> MixtureSampler | PackedSampler:
-        training = self._recipe.training
-        length = self.args.max_steps * self._rows_per_step()
-        order = (self._mixture.sizes, self._mixture.rates, self.args.seed)
-        if training.packing:
-            self._sampler = PackedSampler(*order, self._mixture.lengths, training.row_length, length)
-        else:
-            self._sampler = MixtureSampler(*order, length)
-        return self._sampler
-
-    def _rows_per_step(self) -> int:
-        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        with self._processes.together():  # a stream finds bad rows as it goes
+            batches = list(islice(epoch_iterator, num_batches))
+        return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _track_num_input_tokens(self, inputs: Any) -> None:
-        """All but padding. transformers would ask the attention mask, which packed rows have not, or count pad ids."""
-        tokens = (inputs[TASK_IDS] != NO_TASK).sum()
-        self.state.num_input_tokens_seen += int(cast(Tensor, self.accelerator.gather(tokens)).sum())
+        """All but padding, as counted in `compute_loss`. transformers would ask the attention mask, or for pad ids."""
+        self.state.num_input_tokens_seen += self._tokens
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
@@ -181,10 +166,17 @@ class MixtureTrainer(SFTTrainer):
 
         result = super().compute_loss(cast(Any, remembering), inputs, return_outputs, num_items_in_batch)
         loss: Tensor = result[0] if return_outputs else result
+        # Of all processes, so that all of them stop together: a loss that is no number stays one in the sum.
         tokens = self._task_losses.tokens(task_ids)
-        self._step_tasks.update(tokens)
-        if not bool(loss.isfinite()):
-            self._stop(f"the loss is {loss.item()}", Counter(tokens))
+        mean = loss.detach().double().cpu().view(1) / self._processes.count
+        whole = self._processes.sum(torch.cat([mean, torch.from_numpy(tokens).double()]))
+        of_batch = Counter(
+            {name: int(count) for name, count in zip(self._recipe.tasks, whole[1:], strict=True) if count}
+        )
+        self._tokens = of_batch.total()
+        self._step_tasks.update(of_batch)
+        if not bool(whole[0].isfinite()):
+            self._stop(f"the loss is {whole[0].item()}", of_batch)
         if model.training:
             self._task_losses.add(seen[0].log_probs, seen[0].label_mask, task_ids)
         return result
@@ -209,11 +201,12 @@ class MixtureTrainer(SFTTrainer):
     # Logging ----------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # The whole training is one pass of the sampler; an epoch is as many rows as the tasks have.
-        examples = self._sampler.examples_in(self.state.global_step * self._rows_per_step())
-        self.state.epoch = examples / sum(self._mixture.sizes)
+        # The whole training is one pass of the loader; an epoch is as many rows as the tasks have.
+        # None, of a stream, is not logged.
+        self.state.epoch = cast(float, self._loading.epochs(self.state.global_step))
         self._metrics["train"].pop("num_tokens", None)  # TRL's count begins at zero again when a run is resumed
         if "loss" in logs:  # not the trainer's closing summary
+            self._task_losses.reduce(self.accelerator)
             logs |= self._task_losses.taken()
         super().log(logs, start_time)
 
@@ -228,14 +221,20 @@ class MixtureTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         name = f"checkpoint-{self.state.global_step}"
-        with written_aside(self.checkpoints.folder / name, self.checkpoints.incomplete / name):
-            Trainer._save_checkpoint(self, model, trial)  # not SFTTrainer's, which writes a model card beside the run
-        self.checkpoints.keep(self._recipe.training.keep_checkpoints)
+        with self._processes.written_aside(self.checkpoints.folder / name, self.checkpoints.incomplete / name):
+            # Not SFTTrainer's, which writes a model card beside the run. It communicates before it writes, not after.
+            Trainer._save_checkpoint(self, model, trial)
+        self._processes.by_main(lambda: self.checkpoints.keep(self._recipe.training.keep_checkpoints))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Weights and their configuration; neither the tokenizer, which is the base model's, nor pickled arguments."""
         assert output_dir is not None
-        save_weights(self.accelerator.unwrap_model(self.model), Path(output_dir), state_dict)
+        if self._processes.main:
+            save_weights(self.accelerator.unwrap_model(self.model), Path(output_dir), state_dict)
+
+
+def _unused(rows: list[Any]) -> dict[str, Any]:
+    raise AssertionError(f"the trainer's own collator was called, with {rows}")
 
 
 def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""docs/data.md has a section for every built-in task, and its samples read as it says."""
+"""docs/data.md has a section for every task, and its samples read as it says."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from typing import get_args
 import pytest
 import yaml
 
-from data.tasks.formats import TRAIN, write_lines
-from multilora.data.example import BadRow, Example
+from data.tasks.formats import JSON_LINES, TRAIN, write_lines
+from data.tasks.hub_layout import as_on_hub
+from miniature import byte_level_tokenizer
+from multilora.data.chat import chat_pieces
+from multilora.data.example import BadRow, Conversation, Example, Task
 from multilora.data.tasks.mmlu import SUBJECTS
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn
+from multilora.data.tasks.registry import BUILT_IN, BuiltIn, build_task
+from multilora.data.tasks.superglue import SuperGlueTask
 from multilora.recipe import Recipe
 from places import ROOT
 
 TEXT = (ROOT / "docs/data.md").read_text(encoding="utf-8")
-SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### \w+\n|\Z)", TEXT, re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### \w+\n|^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
 def shown(*rows: Example | BadRow) -> str:
@@ -33,7 +37,22 @@ def sample(kind: str, language: str) -> str:
 
 
 def test_every_task_has_a_section() -> None:
-    assert set(SECTIONS) == set(BUILT_IN)
+    assert set(SECTIONS) == {*BUILT_IN, "jsonl", "chat"}
+
+
+def test_the_table_of_the_hub_is_what_the_tasks_read() -> None:
+    rows = re.findall(r"^\| (\w+) \| `([\w./-]+)` \| ([\w.]*) ?\| ([\w, ]+) \| (.*) \|$", TEXT, re.MULTILINE)
+    assert [kind for kind, *_ in rows] == list(BUILT_IN)
+    for kind, id, config, splits, columns in rows:
+        task = BUILT_IN[kind]
+        assert (id, config or None) == (task.on_hub.id, task.on_hub.config)
+        assert set(splits.split(", ")) == {*task.on_hub.splits.values(), *(["dev"] if kind == "mmlu" else [])}
+        if issubclass(task, SuperGlueTask) and kind != "record":
+            assert f"label ({', '.join(task.hub_labels)})" in columns
+        if kind != "mmlu":
+            (row, *_) = as_on_hub(kind, JSON_LINES[kind](0))
+            named = re.sub(r" \([^)]*\)|: one row.*", "", columns).split(", ")
+            assert set(named) <= set(row)
 
 
 @pytest.mark.parametrize("kind", get_args(BuiltIn))
@@ -57,9 +76,34 @@ def test_mmlus_test_row_reads_as_shown(tmp_path: Path) -> None:
 
 def test_the_recipes_tasks_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MULTILORA_DATA", "/somewhere")
-    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    block = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[0]
     training = {"output": "o", "steps": 1}
     recipe = Recipe.model_validate(
         {"model": "m", "method": {"name": "lora"}, "training": training} | yaml.safe_load(block)
     )
-    assert [task.task for task in recipe.tasks.values()] == ["gsm8k", "mmlu", "jsonl"]
+    assert [task.task for task in recipe.tasks.values()] == ["gsm8k", "mmlu", "rte", "jsonl", "chat"]
+
+
+def own_task(kind: str, tmp_path: Path) -> Task:
+    """The task of the section's sample, on its one row."""
+    section = yaml.safe_load(sample(kind, "yaml"))
+    file = write_lines(tmp_path / section["train"], [json.loads(sample(kind, "json"))])
+    training = {"output": "o", "steps": 1}
+    tasks = {"t": section | {"train": str(file)}}
+    recipe = Recipe.model_validate({"model": "m", "method": {"name": "lora"}, "training": training, "tasks": tasks})
+    return build_task("t", recipe.tasks["t"])
+
+
+def test_the_sample_of_choices_reads_as_shown(tmp_path: Path) -> None:
+    (row,) = own_task("jsonl", tmp_path).train_rows()
+    assert shown(row) in SECTIONS["jsonl"]
+    assert isinstance(row, Example)
+    assert row.choices == (" a nail", " a cork")
+
+
+def test_the_sample_of_a_conversation_reads_as_shown(tmp_path: Path) -> None:
+    (row,) = own_task("chat", tmp_path).train_rows()
+    assert isinstance(row, Conversation)
+    pieces = chat_pieces(byte_level_tokenizer(), row)
+    text = "".join(f"⟦{piece}⟧" if learnt else piece for piece, learnt in pieces)
+    assert f"```text\n{text}\n```" in SECTIONS["chat"]

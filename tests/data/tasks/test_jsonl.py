@@ -4,12 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import datasets
 import pytest
 
+from data.tasks.hub_layout import write_split
 from multilora import InputError
 from multilora.data.example import BadRow, Example
 from multilora.data.tasks.jsonl import JsonlTask
+from multilora.data.tasks.registry import build_task
 from multilora.data.template import Template
+from multilora.recipe import TaskSection
 
 
 def task(*files: Path, prompt: str | list[str] = "Q: {q}", completion: str = "{a}") -> JsonlTask:
@@ -27,9 +31,9 @@ def test_rows_come_in_order_with_their_place(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", {"q": "x", "a": "1"}, "", {"q": "y", "a": 2})
     two = write(tmp_path / "two.jsonl", {"q": "z", "a": True})
     assert list(task(one, two).train_rows()) == [
-        Example("Q: x", "1", "one.jsonl line 1"),
-        Example("Q: y", "2", "one.jsonl line 3"),
-        Example("Q: z", "true", "two.jsonl line 1"),
+        Example("Q: x", "1", "one.jsonl line 1", key="x"),
+        Example("Q: y", "2", "one.jsonl line 3", key="y"),
+        Example("Q: z", "true", "two.jsonl line 1", key="z"),
     ]
 
 
@@ -88,7 +92,7 @@ def test_the_last_prompt_takes_empty_values(tmp_path: Path) -> None:
 
 def test_a_field_that_no_row_has_is_an_error_even_where_no_row_needs_it(tmp_path: Path) -> None:
     path = write(tmp_path / "f.jsonl", {"q": "x", "input": "in", "a": "1"}, {"q": "y", "a": "2"})
-    with pytest.raises(InputError, match=r"no row has the template field 'inptu'; nearest: 'input'"):
+    with pytest.raises(InputError, match=r"no row has the field 'inptu'; nearest: 'input'"):
         list(task(path, prompt=["{q} {inptu}", "{q}"]).train_rows())
 
 
@@ -100,3 +104,87 @@ def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None
     assert "trian.jsonl" in str(error.value)
     assert "nearest: 'train.jsonl'" in str(error.value)
     assert str(error.value).count("cannot read") == 2
+
+
+def built(file: Path, **section: object) -> JsonlTask:
+    made = build_task("t", TaskSection.model_validate({"train": str(file), **section}))
+    assert isinstance(made, JsonlTask)
+    return made
+
+
+ARC = {"prompt": "Question: {question}\nAnswer:", "choices": " {choices.text}", "answer": "key"}
+
+
+def test_choices_with_labels_of_their_own_in_an_inner_object(tmp_path: Path) -> None:
+    # Some sources count from 1, where a number without labels would count from 0.
+    rows = [
+        {"question": "Which floats?", "choices": {"text": ["a cork", "a nail"], "label": labels}, "key": key}
+        for labels, key in ((["A", "B"], "B"), (["1", "2"], "2"), ([1, 2], 2), (["2", "1"], 1))
+    ]
+    task = built(write(tmp_path / "f.jsonl", *rows), labels="choices.label", **ARC)
+    found = [row for row in task.train_rows() if isinstance(row, Example)]
+    assert [row.completion for row in found] == [" a nail"] * 4
+    assert found[0].choices == (" a cork", " a nail")
+
+
+@pytest.mark.parametrize(
+    ("labels", "key", "why"),
+    [
+        (["A", "B"], "C", r"field 'key' is 'C', and one of \['A', 'B'\] is needed"),
+        (["A", "A"], "A", "field 'key' is 'A'"),
+        (["A"], "A", "field 'choices.label' is no list of 2 labels, one for each choice"),
+        ("AB", "A", "field 'choices.label' is no list"),
+        (["A", "B"], None, "field 'key' is null"),
+    ],
+)
+def test_labels_that_do_not_say_which_choice(labels: object, key: object, why: str, tmp_path: Path) -> None:
+    row = {"question": "q", "choices": {"text": ["x", "y"], "label": labels}, "key": key}
+    (bad,) = built(write(tmp_path / "f.jsonl", row), labels="choices.label", **ARC).train_rows()
+    assert isinstance(bad, BadRow)
+    assert re.search(why, bad.why), bad.why
+
+
+def test_fields_of_inner_objects_go_into_templates_and_missing_ones_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.jsonl", {"q": {"text": "x", "n": 3}, "a": "1"})
+    (row,) = task(path, prompt="{q.text} {q.n}").train_rows()
+    assert isinstance(row, Example)
+    assert row.prompt == "x 3"
+    with pytest.raises(InputError, match=r"no row has the field 'q\.txt'; nearest: 'q\.text'"):
+        list(task(path, prompt=["{q.txt}", "{q.text}"]).train_rows())
+
+
+def test_a_prompt_that_is_always_the_same_does_not_hold_all_rows_together(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.jsonl", *[{"text": f"story {i}"} for i in range(60)])
+    split = built(path, prompt="Story:", completion=" {text}", validation_share=0.5)
+    held, trained = ([*rows] for rows in (split.eval_rows("validation"), split.train_rows()))
+    assert 15 < len(held) < 45
+    assert len(held) + len(trained) == 60
+
+
+@pytest.mark.parametrize("value", [None, "", " ", True, 1.5, ["x"]])
+def test_an_id_is_text_or_a_whole_number(value: object, tmp_path: Path) -> None:
+    path = write(tmp_path / "f.jsonl", {"q": "x", "a": "1", "n": value}, {"q": "y", "a": "2", "n": 7})
+    bad, fine = built(path, prompt="{q}", completion="{a}", id="n").train_rows()
+    assert isinstance(bad, BadRow)
+    assert "field 'n' has no id" in bad.why
+    assert isinstance(fine, Example)
+    assert fine.id == "7"
+
+
+def test_rows_of_a_data_set_in_the_hubs_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"text": f"t{i}", "label": i % 2} for i in range(4)]
+    kinds = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    write_split(tmp_path / "hub" / "small", "train", rows, kinds)
+    write_split(tmp_path / "hub" / "small", "validation", rows[:1], kinds)
+    section = {"hub": str(tmp_path / "hub"), "config": "small", "test": "validation", "prompt": "{text}:"}
+    made = build_task(
+        "t", TaskSection.model_validate({**section, "completion": " {label}", "choices": [" bad", " good"]})
+    )
+    made.check()
+    found = [row for row in made.train_rows() if isinstance(row, Example)]
+    assert [(row.prompt, row.completion) for row in found] == [
+        ("t0:", " bad"), ("t1:", " good"), ("t2:", " bad"), ("t3:", " good")
+    ]  # fmt: skip
+    assert found[0].source.endswith("hub/small train row 1")
+    assert len(list(made.eval_rows("test"))) == 1

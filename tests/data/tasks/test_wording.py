@@ -88,9 +88,9 @@ def test_a_question_of_multirc_is_a_group_and_an_empty_answer_is_fine(tmp_path: 
 
 def test_record_offers_every_entity_once(tmp_path: Path) -> None:
     (first, *_) = examples(list(made_up("record", tmp_path).train_rows()))
-    assert first.choices == ("   - Bob came second", "   - Ann came second")
+    assert first.choices == ("   - Ann came second", "   - Bob came second")
     assert first.answers == ("   - Ann came second",)
-    assert first.short == ("Bob", "Ann")
+    assert first.short == ("Ann", "Bob")
 
 
 @pytest.mark.parametrize(

@@ -48,5 +48,6 @@ class Alpaca(FolderTask):
         instruction, given = row.text("instruction"), row.maybe_empty("input")
         template = _WITH_INPUT if given.strip() else _WITHOUT_INPUT
         prompt = template.format(instruction=instruction, input=given)
-        example = Example(prompt, row.maybe_empty("output"), source, row_id(row, source, part))
-        return [Drafted(example, f"{instruction}\n{given}")]
+        question = f"{instruction}\n{given}"
+        example = Example(prompt, row.maybe_empty("output"), source, row_id(row, source, part), key=question)
+        return [Drafted(example, question)]

@@ -34,5 +34,5 @@ class GSM8K(FolderTask):
             raise UnusableRowError(f"the answer does not end in `#### N` with a number; it ends in {answer[-30:]!r}")
         prompt = f"Question: {question}\nAnswer:"
         number = plain_number(final.group(1))
-        example = Example(prompt, f" {answer}", source, row_id(row, source, part), answers=(number,))
+        example = Example(prompt, f" {answer}", source, row_id(row, source, part), answers=(number,), key=question)
         return [Drafted(example, question)]

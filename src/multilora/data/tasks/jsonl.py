@@ -1,58 +1,44 @@
-"""A task from JSON-lines files: one JSON object per line, prompt and completion by templates."""
+"""A task from JSON-lines files: one JSON object per line; prompt, completion and choices by templates."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
-from multilora.data.example import BadRow, EvalSplit, Example, NoSplitError, Scoring, Split
+from multilora.data.example import Example, Scoring
+from multilora.data.tasks.lines import LinesTask
 from multilora.data.tasks.numbers import final_number
-from multilora.data.tasks.rows import (
-    UnusableRowError,
-    check_texts,
-    is_held_out,
-    json_lines,
-    json_type,
-    near_file,
-)
+from multilora.data.tasks.rows import UnusableRowError, check_texts, json_type
 from multilora.data.template import Template
-from multilora.errors import InputError, nearest
+from multilora.errors import nearest
 
 FreeTextScore = Literal["none", "exact_match", "final_number"]
 
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 
 @dataclass(frozen=True)
-class JsonlTask:
-    """Rows of JSON-lines files, in order. Blank lines are allowed.
+class JsonlTask(LinesTask):
+    """Rows whose fields go into templates.
 
     Attributes:
-        name: the task's name in the recipe.
-        files: with the training rows, UTF-8.
         prompts: of these the first whose fields all have a value that is not empty makes the prompt; the last one
             also takes empty values.
         completion: makes the completion; None: `answer` says which of the choices it is.
         choices: what a model may answer. One template whose only field holds a list makes a choice of each item.
-        answer: field that says which choice is right: its number, from 0, or its letter, from A.
-        validation: files with the validation rows.
-        test: files with the test rows.
-        validation_share: this share of the training rows is held out for validation, chosen by a hash of the prompt.
-        id_field: field that names the row; None: rows have no ids.
+        answer: field that says which choice is right: its label, where there are `labels`; else its number, from 0, or
+            its letter, from A.
+        labels: field with a list of the choices' labels; None: there are none.
         score: how free text is scored.
     """
 
-    name: str
-    files: Sequence[Path]
     prompts: Sequence[Template]
     completion: Template | None
     choices: Sequence[Template] = ()
     answer: str | None = None
-    validation: Sequence[Path] = ()
-    test: Sequence[Path] = ()
-    validation_share: float = 0.0
-    id_field: str | None = None
+    labels: str | None = None
     score: FreeTextScore = "none"
 
     @property
@@ -68,98 +54,16 @@ class JsonlTask:
             case "final_number":
                 return Scoring("final_number", ("exact_match",))
 
-    def check(self, split: Split = "train") -> None:
-        """Every file of the split can be opened.
-
-        Raises:
-            InputError: one message that names all files that cannot.
-        """
-        field, files = self._files(split)
-        faults: list[str] = []
-        for file in files:
-            try:
-                with file.open("rb"):
-                    pass
-            except OSError as error:
-                near = near_file(file)
-                faults.append(f"tasks.{self.name}.{field}: cannot read {str(file)!r}: {error.strerror}{near}")
-        if faults:
-            raise InputError("\n".join(faults))
-
-    def train_rows(self) -> Iterator[Example | BadRow]:
-        """The rows that are not held out, streaming: one line is held at a time.
-
-        Raises:
-            InputError: a field of the templates is in no row at all; the message names the nearest fields.
-        """
-        return (row for row in self._rows("train") if isinstance(row, BadRow) or not self._held_out(row))
-
-    def eval_rows(self, split: EvalSplit) -> Iterator[Example | BadRow]:
-        """The rows of the split's files, or those held out of the training files.
-
-        Raises:
-            NoSplitError: the task has neither.
-            InputError: as for `train_rows`.
-        """
-        rows = self._rows(split)
-        if split == "validation" and not self.validation:
-            return (row for row in rows if isinstance(row, BadRow) or self._held_out(row))
-        return rows
-
-    def _held_out(self, row: Example) -> bool:
-        return is_held_out(row.prompt, self.validation_share)
-
-    def _files(self, split: Split) -> tuple[str, Sequence[Path]]:
-        """The split's files, and the field of the recipe that names them."""
-        if split == "train" or (split == "validation" and self.validation_share and not self.validation):
-            return "train", self.files
-        files = self.validation if split == "validation" else self.test
-        if not files:
-            share = f", or tasks.{self.name}.validation_share" if split == "validation" else ""
-            raise NoSplitError(
-                f"tasks.{self.name}: no {split} split; name its files in tasks.{self.name}.{split}{share}"
-            )
-        return split, files
-
-    def _rows(self, split: Split) -> Iterator[Example | BadRow]:
-        place, files = self._files(split)
-        return self._read(place, files)
-
-    def _read(self, place: str, files: Sequence[Path]) -> Iterator[Example | BadRow]:
-        seen: set[str] = set()
-        ids: dict[str, str] = {}
-        for file in files:
-            try:
-                for number, row in json_lines(file):
-                    source = f"{file.name} line {number}"
-                    if isinstance(row, UnusableRowError):
-                        yield BadRow(source, str(row))
-                        continue
-                    seen |= row.keys()
-                    try:
-                        example = self._example(row, source)
-                        if example.id in ids:
-                            raise UnusableRowError(f"the id {example.id!r} stands in {ids[example.id]} already")
-                    except UnusableRowError as error:
-                        yield BadRow(source, str(error))
-                    else:
-                        if example.id:
-                            ids[example.id] = source
-                        yield example
-            except OSError as error:
-                raise InputError(f"tasks.{self.name}.{place}: cannot read {str(file)!r}: {error.strerror}") from error
-        if seen and (absent := sorted(self._fields() - seen)):
-            raise InputError(
-                f"tasks.{self.name}: no row has the template field {absent[0]!r}{nearest(absent[0], seen)}. "
-                f"The rows have {', '.join(sorted(seen))}"
-            )
-
-    def _fields(self) -> set[str]:
+    def fields(self) -> set[str]:
         templates = (*self.prompts, *self.choices, *((self.completion,) if self.completion else ()))
-        named = {field for field in (self.answer, self.id_field) if field is not None}
+        named = {field for field in (self.answer, self.labels, self.id_field) if field is not None}
         return named | {field for template in templates for field in template.fields}
 
-    def _example(self, row: dict[str, Any], source: str) -> Example:
+    def together(self, example: Example) -> str:
+        """The prompt; where all rows have the same one, the completion."""
+        return example.prompt if any(prompt.fields for prompt in self.prompts) else example.completion
+
+    def example(self, row: Mapping[str, Any], source: str, id: str) -> Example:
         values = {key: text for key, value in row.items() if (text := _text(value)) is not None}
         for prompt in self.prompts[:-1]:
             if all(values.get(field) for field in prompt.fields):
@@ -168,19 +72,16 @@ class JsonlTask:
             prompt = self.prompts[-1]
         choices = self._choices(row, values)
         completion = _filled(self.completion, row, values) if self.completion else choices[self._right(row, choices)]
-        example = Example(
-            _filled(prompt, row, values),
-            completion,
-            source,
-            "" if self.id_field is None else _filled(Template.parse(f"{{{self.id_field}}}"), row, values),
-            choices,
-            self._answers(completion, choices),
-        )
+        answers = self._answers(completion, choices)
+        asked = _filled(prompt, row, values)
+        # What the row says, whatever the template says around it; a template without fields says the same of all rows.
+        key = "\n".join((*(values[field] for field in prompt.fields), *choices)) if prompt.fields else ""
+        example = Example(asked, completion, source, id, choices, answers, key=key)
         for choice in choices or (completion,):
             check_texts(example.prompt, choice)
         return example
 
-    def _choices(self, row: dict[str, Any], values: dict[str, str]) -> tuple[str, ...]:
+    def _choices(self, row: Mapping[str, Any], values: Mapping[str, str]) -> tuple[str, ...]:
         if not self.choices:
             return ()
         (first, *others) = self.choices
@@ -196,11 +97,22 @@ class JsonlTask:
             raise UnusableRowError(f"at least two different choices are needed; got {list(choices)}")
         return choices
 
-    def _right(self, row: dict[str, Any], choices: Sequence[str]) -> int:
+    def _right(self, row: Mapping[str, Any], choices: Sequence[str]) -> int:
         assert self.answer is not None
-        text = _filled(Template.parse(f"{{{self.answer}}}"), row, {k: t for k, v in row.items() if (t := _text(v))})
-        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-        number = int(text) if text.isdecimal() else letters.find(text) if len(text) == 1 else -1
+        text = _text(row.get(self.answer))
+        if text is None:
+            raise UnusableRowError(_why_no_text(self.answer, row))
+        if self.labels is not None:
+            labels: Any = row.get(self.labels)
+            known = [_text(label) for label in cast(list[Any], labels)] if isinstance(labels, list) else []
+            if len(known) != len(choices):
+                raise UnusableRowError(
+                    f"field {self.labels!r} is no list of {len(choices)} labels, one for each choice"
+                )
+            if known.count(text) != 1:
+                raise UnusableRowError(f"field {self.answer!r} is {text!r}, and one of {known} is needed")
+            return known.index(text)
+        number = int(text) if text.isdecimal() else _LETTERS.find(text) if len(text) == 1 else -1
         if not 0 <= number < len(choices):
             raise UnusableRowError(
                 f"field {self.answer!r} is {text!r}, which is neither the number (from 0) nor the letter (from A) of "
@@ -223,7 +135,7 @@ class JsonlTask:
         return ()
 
 
-def _filled(template: Template, row: dict[str, Any], values: dict[str, str]) -> str:
+def _filled(template: Template, row: Mapping[str, Any], values: Mapping[str, str]) -> str:
     for field in template.fields:
         if field not in values:
             raise UnusableRowError(_why_no_text(field, row))
@@ -237,7 +149,7 @@ def _text(value: Any) -> str | None:
     return json.dumps(value) if isinstance(value, (int, float)) else None
 
 
-def _why_no_text(field: str, row: dict[str, Any]) -> str:
+def _why_no_text(field: str, row: Mapping[str, Any]) -> str:
     if field not in row:
         return f"no field {field!r}{nearest(field, row)}. The row has {', '.join(row) or 'no fields'}"
     return f"field {field!r} is {json_type(row[field])}; a template takes text and numbers"

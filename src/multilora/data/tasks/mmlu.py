@@ -225,10 +225,8 @@ def _example(
     head: str, question: str, options: Sequence[str], right: int, source: str, id: str, subject: str = ""
 ) -> Example:
     choices = tuple(f" {letter}" for letter in _LETTERS[: len(options)])
-    completion, key = (
-        choices[right],
-        "\n".join([question, *sorted(options, key=normalised)]),
-    )  # in any order the same question
+    completion = choices[right]
+    key = "\n".join([question, *sorted(options, key=normalised)])  # in any order the same question
     return Example(head + _question(question, options), completion, source, id, choices, (completion,), subject, key)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from multilora.data.example import Task
 from multilora.data.tasks.alpaca import Alpaca
 from multilora.data.tasks.boolq import BoolQ
 from multilora.data.tasks.cb import CB
+from multilora.data.tasks.chat import ChatTask
 from multilora.data.tasks.copa import COPA
 from multilora.data.tasks.folder import FolderTask
 from multilora.data.tasks.gsm8k import GSM8K
+from multilora.data.tasks.hub import HubSource
 from multilora.data.tasks.jsonl import JsonlTask
 from multilora.data.tasks.mmlu import MMLU
 from multilora.data.tasks.multirc import MultiRC
@@ -23,7 +26,7 @@ from multilora.data.tasks.wsc import WSC
 from multilora.data.template import Template
 
 if TYPE_CHECKING:
-    from multilora.recipe import BuiltInTaskSection, TaskSection
+    from multilora.recipe import BuiltInTaskSection, ChatTaskSection, TaskSection
 
 BuiltIn = Literal["alpaca", "boolq", "cb", "copa", "gsm8k", "mmlu", "multirc", "record", "rte", "wic", "wsc"]
 
@@ -44,27 +47,48 @@ BUILT_IN: Mapping[BuiltIn, type[FolderTask]] = MappingProxyType(
 )
 
 
-def build_task(name: str, section: TaskSection | BuiltInTaskSection) -> Task:
+def build_task(name: str, section: TaskSection | ChatTaskSection | BuiltInTaskSection) -> Task:
     """The task that a section of a recipe describes. No file is touched.
 
     Args:
         name: the task's name in the recipe.
         section: its section.
     """
+    if section.task == "chat":
+        return ChatTask(name, _train(section), chat_template=section.chat_template, **_lines(name, section))
     if section.task == "jsonl":
         return JsonlTask(
             name,
-            section.train,
+            _train(section),
             [Template.parse(text) for text in section.prompt],
             Template.parse(section.completion) if section.completion is not None else None,
             [Template.parse(text) for text in section.choices],
             section.answer,
-            section.validation,
-            section.test,
-            section.validation_share,
-            section.id,
+            section.labels,
             section.score,
+            **_lines(name, section),
         )
+    kind, hub = BUILT_IN[section.task], None
+    if section.folder is None:
+        usual = kind.on_hub
+        hub = HubSource(f"tasks.{name}.hub", section.hub or usual.id, usual.config, section.revision)
+    folder = section.folder or Path()
     if section.task == "mmlu":
-        return MMLU(name, section.folder, section.validation_share, section.auxiliary, section.shots)
-    return BUILT_IN[section.task](name, section.folder, section.validation_share)
+        return MMLU(name, folder, section.validation_share, section.auxiliary, section.shots, hub=hub)
+    return kind(name, folder, section.validation_share, hub=hub)
+
+
+def _train(section: TaskSection | ChatTaskSection) -> list[Path]:
+    return section.train or [Path("train")]  # the split's name on the Hub
+
+
+def _lines(name: str, section: TaskSection | ChatTaskSection) -> dict[str, Any]:
+    """What `LinesTask` has beside name and training rows."""
+    hub = section.hub and HubSource(f"tasks.{name}.hub", section.hub, section.config, section.revision)
+    return {
+        "validation": section.validation,
+        "test": section.test,
+        "validation_share": section.validation_share,
+        "id_field": section.id,
+        "hub": hub,
+    }

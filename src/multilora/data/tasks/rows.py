@@ -146,10 +146,18 @@ def check_texts(prompt: str, completion: str) -> None:
     """
     if not completion.strip():
         raise UnusableRowError("the completion is blank, so there is nothing to learn from")
-    for text in (prompt, completion):
-        # JSON can spell half of a surrogate pair (\ud800), which is not text and which no tokenizer takes.
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise UnusableRowError("a lone surrogate (\\ud800 … \\udfff), which is not a character")
+    check_characters(prompt)
+    check_characters(completion)
+
+
+def check_characters(text: str) -> None:
+    """The text has no half of a surrogate pair (\\ud800): JSON can spell it, and no tokenizer takes it.
+
+    Raises:
+        UnusableRowError: it has one.
+    """
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UnusableRowError("a lone surrogate (\\ud800 … \\udfff), which is not a character")
 
 
 def is_held_out(together: str, share: float) -> bool:

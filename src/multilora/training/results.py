@@ -1,0 +1,79 @@
+"""What a run ends with: its folder, its weights and its figures."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multilora.recipe import Recipe
+from multilora.training.model import ParameterCounts
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `train` made.
+
+    Attributes:
+        folder: the run folder.
+        weights: the adapter's folder in it, or the model's for full fine-tuning.
+        results: the content of results.json.
+        finished_before: the run was complete already and nothing was done.
+    """
+
+    folder: Path
+    weights: Path
+    results: Mapping[str, Any]
+    finished_before: bool = False
+
+
+def results_of(
+    recipe: Recipe,
+    tasks: Mapping[str, Mapping[str, Any]],
+    counts: ParameterCounts,
+    metrics: Sequence[Mapping[str, Any]],
+    steps: int,
+    processes: int,
+) -> dict[str, Any]:
+    """The content of results.json.
+
+    Args:
+        recipe: the recipe.
+        tasks: what became of each task's rows.
+        counts: of the model's parameters.
+        metrics: the lines of metrics.jsonl.
+        steps: optimizer steps of the whole run.
+        processes: how many trained; memory is that of the main one.
+    """
+    last = metrics[-1]
+    unit = 1 if sys.platform == "darwin" else 1024
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "recipe_hash": recipe.recipe_hash(),
+        "method": recipe.method.name,
+        "seed": recipe.training.seed,
+        "steps": steps,
+        "epochs": last.get("epoch"),
+        "final_loss": last["loss"],
+        "parameters": asdict(counts),
+        "tokens": last["tokens"],
+        "seconds": last["seconds"],
+        "tokens_per_second": round(last["tokens"] / last["seconds"], 1),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_cuda_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "tasks": tasks,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("multilora", "torch", "transformers", "peft", "trl", "accelerate")},
+        },
+    }
