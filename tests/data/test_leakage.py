@@ -195,4 +195,4 @@ def test_a_test_question_in_a_template_of_ones_own_is_found(tmp_path: Path) -> N
     tasks = [build_task(name, section) for name, section in recipe.tasks.items()]
     report = find_leaks(tasks, EvaluationRows.of(tasks))
     assert report.leaked_rows == 1
-    assert [(str(pair.first), str(pair.second)) for pair in report.leaks] == [("mine train", "gsm8k test")]
+    assert [(str(pair.first), str(pair.second)) for pair in report.leaks] == [("mine/train", "gsm8k/test")]
