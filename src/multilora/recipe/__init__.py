@@ -12,7 +12,8 @@ from multilora.errors import InputError
 from multilora.recipe.comparison import ComparisonSection
 from multilora.recipe.hardware import HardwareSection
 from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod
-from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, ChatTaskSection, MixtureSection, TaskSection
+from multilora.recipe.mixture import MixtureSection
+from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, ChatTaskSection, TaskSection
 from multilora.recipe.training import NOT_DETERMINING, TrainingSection
 from multilora.recipe.validation import ValidationSection
 from multilora.recipe.values import Section, expand
