@@ -86,5 +86,5 @@ def test_the_schema_is_json_for_editors(run: Run) -> None:
     code, out, _ = run("schema")
     assert code == 0
     schema = json.loads(out)
-    assert schema["required"] == ["model", "method", "tasks", "training"]
+    assert schema["anyOf"] == [{"required": ["model", "method", "tasks", "training"]}, {"required": ["extends"]}]
     assert schema["additionalProperties"] is False

@@ -23,8 +23,16 @@ _DASH_BEFORE_DIGIT = re.compile(r"[-\u2010-\u2015](?=\s*\d)")
 
 def key_of(row: Example) -> bytes:
     """The row's key, `KEY_BYTES` long: equal for equal questions, whatever is put around them."""
-    text = normalised(row.key or "\n".join((row.prompt, *row.choices)))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+    return _hash(row.key) if row.key else text_key_of(row)
+
+
+def text_key_of(row: Example) -> bytes:
+    """The key of the whole prompt and choices, as a row has it that holds them ready-made."""
+    return _hash("\n".join((row.prompt, *row.choices)))
+
+
+def _hash(text: str) -> bytes:
+    return blake2b(normalised(text).encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
 def normalised(text: str) -> str:

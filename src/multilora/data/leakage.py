@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from multilora.data.example import BadRow, EvalSplit, Example, NoSplitError, Task
-from multilora.data.keys import key_of
+from multilora.data.keys import key_of, text_key_of
 from multilora.errors import InputError
 
 # Splits as a report names them. Shown: worked questions in a prompt, such as MMLU's dev rows.
@@ -72,11 +72,13 @@ class EvaluationRows:
 
     Attributes:
         by_key: the rows of each key.
+        by_text: the rows of each whole prompt, where it has another key than the question in it.
         read: rows of each split that was read, such as {"mmlu/test": 14042}.
         unread: why a split was not read, one line per task.
     """
 
     by_key: dict[bytes, list[RowName]] = field(default_factory=dict[bytes, list[RowName]])
+    by_text: dict[bytes, list[RowName]] = field(default_factory=dict[bytes, list[RowName]])
     read: dict[str, int] = field(default_factory=dict[str, int])
     unread: list[str] = field(default_factory=list[str])
 
@@ -109,7 +111,10 @@ class EvaluationRows:
             for row in rows():
                 if isinstance(row, Example):
                     count += 1
-                    self.by_key.setdefault(key_of(row), []).append(RowName(task.name, place, row.source, row.id))
+                    name, key, text = RowName(task.name, place, row.source, row.id), key_of(row), text_key_of(row)
+                    self.by_key.setdefault(key, []).append(name)
+                    if text != key:
+                        self.by_text.setdefault(text, []).append(name)
         except NoSplitError:
             return
         except InputError as error:  # training needs no evaluation file; what is compared is said
@@ -120,8 +125,10 @@ class EvaluationRows:
             self.read[f"{task.name}/{place}"] = count
 
     def equal_to(self, row: Example) -> Sequence[RowName]:
-        """The evaluation rows with this row's key."""
-        return self.by_key.get(key_of(row), ())
+        """The evaluation rows with this row's key, or whose whole prompt this row asks ready-made."""
+        key, text = key_of(row), text_key_of(row)
+        found = (self.by_key.get(key, ()), self.by_text.get(key, ()), self.by_text.get(text, ()))
+        return list(dict.fromkeys(name for names in found for name in names))
 
 
 @runtime_checkable

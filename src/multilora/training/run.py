@@ -18,6 +18,7 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.folders import write_text, written_aside
 from multilora.recipe import FullMethod, Recipe
+from multilora.recipe.hardware import refuse_sharding
 from multilora.training.best import RECORD, ValidationCallback, before_and_after, read_best
 from multilora.training.checkpoints import checkpoint_step
 from multilora.training.loading import Loading, loading_of
@@ -60,6 +61,7 @@ def train(
         InputError: the recipe does not fit the data, the model or the output folder, or the loss is not a number.
     """
     processes = Processes.current()
+    refuse_sharding(recipe.hardware)
     if progress is None or not processes.main:
         progress = Silent()
     weights_name = "model" if isinstance(recipe.method, FullMethod) else "adapter"

@@ -1,0 +1,127 @@
+"""`multilora train`, `compare`, `plan` and `schema`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe: a YAML file. `multilora schema` describes it.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: training.steps=10. May be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of this recipe.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
+) -> None:
+    """Train a recipe into a run folder."""
+    from rich.console import Console
+
+    from multilora.commands.train import summary, train_recipe
+
+    try:
+        result = train_recipe(recipe, overrides or [], resume, overwrite, Console())
+    except KeyboardInterrupt:
+        typer.echo("interrupted; --resume goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+    if is_main_process():
+        for line in summary(result):
+            typer.echo(line)
+
+
+def compare(
+    recipe: Annotated[Path, typer.Argument(help="The recipe; its section `comparison` says what is compared.")],
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated: full, lora@24, multilora, multilora@3x8:scaling=scalar.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds each method is trained with.")] = None,
+    regimes: Annotated[
+        str | None, typer.Option(help="mixed (one adapter for all tasks), single (one for each), or mixed,single.")
+    ] = None,
+    lr_sweep: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated learning rates to try on validation rows, for every method alike."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Test rows per task. Default: all.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The comparison's folder. Default: beside the recipe's output.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, as for train.")
+    ] = None,
+) -> None:
+    """Train and test a recipe with several methods and seeds, and print one table. Goes on where it was interrupted."""
+    from rich.console import Console
+
+    from multilora.commands.compare import CompareOptions, compare, failed_lines
+    from multilora.comparison.progress import progress_for
+    from multilora_cli.show_compare import show_comparison
+
+    options = CompareOptions(
+        methods=_listed(methods),
+        seeds=seeds,
+        regimes=_listed(regimes),
+        learning_rates=_numbers("--lr-sweep", lr_sweep),
+        limit=limit,
+        out=out,
+    )
+    try:
+        comparison = compare(recipe, overrides or [], options, progress_for(Console()))
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on with the cells that are left", err=True)
+        raise typer.Exit(130) from None
+    show_comparison(comparison)
+    for line in failed_lines(comparison.failures):
+        typer.secho(f"failed: {line}", fg=typer.colors.RED, err=True)
+    if comparison.failures:
+        raise typer.Exit(1)
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """Comma-separated names; a comma inside a method's options belongs to them."""
+    return None if text is None else [name.strip() for name in re.split(r",(?![\w]+=)", text) if name.strip()]
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(number) for number in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{option}: comma-separated numbers, such as 1e-3,3e-3; got {text!r}") from None
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: hardware.devices=8. May be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; sizes in bytes.")] = False,
+) -> None:
+    """Reckon a recipe's parameters and memory, and whether it fits. Reads no weights and no data."""
+    import json
+
+    from multilora.commands.plan import plan_recipe
+    from multilora_cli.show_plan import show_plan
+
+    planned = plan_recipe(recipe, overrides or [])
+    if as_json:
+        typer.echo(json.dumps(planned.facts(), indent=2, ensure_ascii=False))
+    else:
+        show_plan(planned)
+
+
+def schema() -> None:
+    """Print the JSON schema of a recipe: every key, its type, default and meaning."""
+    from multilora.commands.train import schema
+
+    typer.echo(schema())
+
+
+def is_main_process() -> bool:
+    """Of those that torchrun started; the only one without torchrun."""
+    return os.environ.get("RANK", "0") == "0"
