@@ -479,7 +479,7 @@ def test_rows_that_leak_stop_a_run_or_are_left_out(copied: Path, tmp_path: Path)
     leaking = [json.loads(line) for line in Path(recipe["tasks"]["a"]["train"]).read_text().splitlines()][:3]
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps(row) + "\n" for row in leaking))
-    with pytest.raises(InputError, match="training rows that equal evaluation rows: [345]"):
+    with pytest.raises(InputError, match=r"training rows that equal evaluation rows: [345]"):
         run(copied, f"tasks.a.test={test}")
     assert not (tmp_path / "run").exists()
     told = Told()

@@ -1,0 +1,1 @@
+"""What a run takes, by arithmetic: structure (no weights) → parameters → blocks → memory."""
