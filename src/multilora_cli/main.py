@@ -50,7 +50,6 @@ for _command in (
     training.schema,
     adapters.export,
     adapters.targets,
-    evaluating.analyze,
 ):
     app.command()(_command)
 app.command("eval")(evaluating.evaluate)
