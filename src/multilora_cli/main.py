@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from multilora_cli import adapters, data, evaluating, training
+from multilora_cli import adapters, analyzing, data, evaluating, training
 from multilora_cli.training import is_main_process
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ for _command in (
     training.schema,
     adapters.export,
     adapters.targets,
+    analyzing.analyze,
 ):
     app.command()(_command)
 app.command("eval")(evaluating.evaluate)

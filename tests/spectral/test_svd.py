@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from multilora.spectral.svd import pair_svd, truncated_pair, truncation_error
+from multilora.spectral.svd import one_thread, pair_svd, truncated_pair, truncation_error
 
 sizes = st.integers(1, 13)
 
@@ -98,3 +98,14 @@ def test_single_precision_on_request() -> None:
 def test_shapes_that_do_not_fit_are_printed() -> None:
     with pytest.raises(ValueError, match=r"\(3, 5\), \(4, 2\)"):
         pair_svd(torch.zeros(3, 5), torch.zeros(4, 2))
+
+
+def test_one_thread_and_as_many_as_before() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

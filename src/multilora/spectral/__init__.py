@@ -1,1 +1,1 @@
-"""Spectra of adapters: singular values of ΔW, from its factors and never from the product."""
+"""What training changed: singular values and vectors of ΔW, measures of them, and how ΔW relates to W."""
