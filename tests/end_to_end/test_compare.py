@@ -24,8 +24,8 @@ TIMES = {"tokens_per_second", "peak_memory_bytes"}
 def make(folder: Path, **training: Any) -> Path:
     """A recipe of one task with two choices, compared as LoRA and as MultiLoRA of equal rank."""
     path = make_recipe(folder, **training)
-    rows = [{"q": f"{word} {n}", "a": n % 2} for n, word in enumerate(["one", "two", "three"] * 20)]
-    for split in ("train", "test"):
+    for split, words in (("train", ["one", "two", "three"]), ("test", ["four", "five", "six"])):
+        rows = [{"q": f"{word} {n}", "a": n % 2} for n, word in enumerate(words * 20)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = yaml.safe_load(path.read_text())
     data["method"] = {"name": "multilora", "r": 2, "num_loras": 2}
