@@ -169,7 +169,12 @@ def test_rows_that_differ_in_punctuation_alone_stay_on_one_side(data_dir: Path) 
         assert find_leaks([WiC("wic", folder, share)]).leaks == []
 
 
-def test_a_test_question_in_a_template_of_ones_own_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [("{task}", 1), ("Question: {task}\nAnswer:", 1), ("Translate: {task}", 0)],
+    ids=["the question alone", "the benchmark's own prompt", "another task on the same text"],
+)
+def test_a_benchmarks_question_among_ones_own_rows(tmp_path: Path, template: str, found: int) -> None:
     (tmp_path / "gsm8k").mkdir()
     row = {"question": "Ann has 3 apples and eats 1. How many are left?", "answer": "3 - 1 = 2\n#### 2"}
     for split in ("train", "test"):
@@ -184,7 +189,7 @@ def test_a_test_question_in_a_template_of_ones_own_is_found(tmp_path: Path) -> N
             "tasks": {
                 "mine": {
                     "train": str(tmp_path / "mine.jsonl"),
-                    "prompt": "Solve this riddle: {task} ->",
+                    "prompt": template,
                     "completion": "{solution}",
                 },
                 "gsm8k": {"task": "gsm8k", "folder": str(tmp_path / "gsm8k")},
@@ -194,5 +199,5 @@ def test_a_test_question_in_a_template_of_ones_own_is_found(tmp_path: Path) -> N
     )
     tasks = [build_task(name, section) for name, section in recipe.tasks.items()]
     report = find_leaks(tasks, EvaluationRows.of(tasks))
-    assert report.leaked_rows == 1
-    assert [(str(pair.first), str(pair.second)) for pair in report.leaks] == [("mine/train", "gsm8k/test")]
+    assert report.leaked_rows == found
+    assert [(pair.first, pair.second) for pair in report.leaks] == [("mine/train", "gsm8k/test")] * found

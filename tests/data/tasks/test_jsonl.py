@@ -31,9 +31,9 @@ def test_rows_come_in_order_with_their_place(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", {"q": "x", "a": "1"}, "", {"q": "y", "a": 2})
     two = write(tmp_path / "two.jsonl", {"q": "z", "a": True})
     assert list(task(one, two).train_rows()) == [
-        Example("Q: x", "1", "one.jsonl line 1", key="x"),
-        Example("Q: y", "2", "one.jsonl line 3", key="y"),
-        Example("Q: z", "true", "two.jsonl line 1", key="z"),
+        Example("Q: x", "1", "one.jsonl line 1"),
+        Example("Q: y", "2", "one.jsonl line 3"),
+        Example("Q: z", "true", "two.jsonl line 1"),
     ]
 
 

@@ -73,10 +73,7 @@ class JsonlTask(LinesTask):
         choices = self._choices(row, values)
         completion = _filled(self.completion, row, values) if self.completion else choices[self._right(row, choices)]
         answers = self._answers(completion, choices)
-        asked = _filled(prompt, row, values)
-        # What the row says, whatever the template says around it; a template without fields says the same of all rows.
-        key = "\n".join((*(values[field] for field in prompt.fields), *choices)) if prompt.fields else ""
-        example = Example(asked, completion, source, id, choices, answers, key=key)
+        example = Example(_filled(prompt, row, values), completion, source, id, choices, answers)
         for choice in choices or (completion,):
             check_texts(example.prompt, choice)
         return example
