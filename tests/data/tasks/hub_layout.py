@@ -1,7 +1,7 @@
 """The data sets' rows as the Hub has them, written as parquet files in its layout.
 
 What the Hub's conversion made of the original files, by its published code: classes for labels, one row per answer of
-MultiRC and per query of ReCoRD, spans of WSC in columns of their own.
+MultiRC and per query of ReCoRD, spans of WSC in columns of their own and spelled as in the text.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ CLASSES: Mapping[str, list[str]] = {
     "wic": BOOLS,
     "wsc": BOOLS,
 }
+MMLU_COLUMNS = Features(
+    {"question": TEXT, "subject": TEXT, "choices": List(TEXT), "answer": ClassLabel(names=["A", "B", "C", "D"])}
+)
 
 
 def as_on_hub(kind: BuiltIn, row: Row) -> list[Row]:
@@ -61,11 +64,23 @@ def as_on_hub(kind: BuiltIn, row: Row) -> list[Row]:
     row = dict(row)
     if kind == "wsc":
         row |= row.pop("target")
+        for span in ("span1", "span2"):
+            row[f"{span}_text"] = _corrected(row[f"{span}_text"], row["text"], row[f"{span}_index"])
     if kind == "alpaca":
         row["text"] = "all of it"
     if isinstance(row.get("label"), str):
         row["label"] = CLASSES[kind].index(row["label"])
     return [{**row, "label": int(row["label"])} if "label" in row else row]
+
+
+def _corrected(span: str, text: str, index: int) -> str:
+    """What `wsc.fixed` makes of a span that is not in the text."""
+    if span in text:
+        return span
+    first = span[0].lower() if text.split()[index][0].islower() else span[0].upper()
+    span = f"{first}{span[1:]}".rstrip(".").replace("\n", " ")
+    assert span in text
+    return span
 
 
 def features(kind: BuiltIn, row: Row) -> Features:
@@ -107,9 +122,6 @@ def made_up_rows(kind: BuiltIn) -> dict[str, list[Row]]:
 
 def write_mmlu_hub(folder: Path) -> Path:
     """`formats.write_mmlu` in the Hub's layout, all subjects in one file, with val rows too."""
-    kinds = Features(
-        {"question": TEXT, "subject": TEXT, "choices": List(TEXT), "answer": ClassLabel(names=["A", "B", "C", "D"])}
-    )
     for split, count in (("dev", 5), ("test", 2), ("validation", 3)):
         rows = [
             {
@@ -121,7 +133,7 @@ def write_mmlu_hub(folder: Path) -> Path:
             for subject in SUBJECTS
             for i in range(count)
         ]
-        write_split(folder / "all", split, rows, kinds)
+        write_split(folder / "all", split, rows, MMLU_COLUMNS)
     rows = [{"question": f"what is {i}?", "subject": "", "choices": list("wxyz"), "answer": i % 4} for i in range(5)]
-    write_split(folder / "all", "auxiliary_train", rows, kinds)
+    write_split(folder / "all", "auxiliary_train", rows, MMLU_COLUMNS)
     return folder

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
@@ -77,29 +77,13 @@ def test_the_same_rows_are_held_out_of_either_source(kind: BuiltIn, tmp_path: Pa
         assert without_places(getattr(hub, rows)(*arguments)) == without_places(getattr(own, rows)(*arguments))
 
 
-@pytest.mark.parametrize(
-    ("kind", "folder"),
-    [
-        ("boolq", "BoolQ"),
-        ("cb", "CB"),
-        ("copa", "COPA"),
-        ("multirc", "MultiRC"),
-        ("rte", "RTE"),
-        ("wic", "WiC"),
-        ("wsc", "WSC"),
-    ],
-)
-def test_real_rows_are_the_same_examples_from_either_source(
-    kind: BuiltIn, folder: str, data_dir: Path, tmp_path: Path
-) -> None:
-    source = data_dir / "data" / "superglue" / folder / "val.jsonl"
-    if not source.is_file():
-        pytest.skip(f"needs real data: {source} is missing")
-    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()[:60]]
-    write_lines(tmp_path / "own" / "val.jsonl", rows)
-    hub = on_hub(kind, write_hub(kind, tmp_path / "hub", {"test": rows}))
-    own = BUILT_IN[kind]("t", tmp_path / "own")
-    assert without_places(hub.eval_rows("test")) == without_places(own.eval_rows("test"))
+def test_a_noun_phrase_of_wsc_is_spelled_as_in_the_text_from_either_source(tmp_path: Path) -> None:
+    target = {"span1_index": 3, "span1_text": "The\nworm.", "span2_index": 6, "span2_text": "It"}
+    row = {"text": "The fish ate the worm . It was tasty.", "target": target, "idx": 0, "label": True}
+    assert as_on_hub("wsc", row)[0]["span1_text"] == "the worm"
+    write_lines(tmp_path / "own" / "train.jsonl", [row])
+    hub = on_hub("wsc", write_hub("wsc", tmp_path / "hub", {"train": [row]}))
+    assert without_places(hub.train_rows()) == without_places(BUILT_IN["wsc"]("t", tmp_path / "own").train_rows())
 
 
 @pytest.mark.parametrize("kind", ["boolq", "cb", "copa", "rte"])
@@ -184,7 +168,8 @@ def test_without_network_the_error_names_field_id_and_remedy() -> None:
         list(task.train_rows())
     text = str(caught.value)
     assert text.startswith("tasks.t.hub: cannot load the split 'train' of 'aps/super_glue', configuration 'rte': ")
-    assert "name a local folder in the Hub's layout" in text
+    for remedy in ("unset HF_HUB_OFFLINE", "name a local folder in the Hub's layout", "in folder"):
+        assert remedy in text
     assert "\n" not in text
 
 
@@ -208,21 +193,45 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
         list(on_hub("rte", folder).train_rows())
 
 
-def test_unknown_labels_and_missing_columns_are_bad_rows(tmp_path: Path) -> None:
+def test_an_unknown_label_is_a_bad_row(tmp_path: Path) -> None:
     rows = [row for i in range(3) for row in as_on_hub("rte", JSON_LINES["rte"](i))]
     rows[1]["label"] = -1  # as in the Hub's test splits
     write_split(tmp_path / "hub" / "rte", "train", rows)
     (bad,) = [row for row in on_hub("rte", tmp_path / "hub").train_rows() if isinstance(row, BadRow)]
     assert bad.source.endswith("rte train row 2")
     assert "unknown label -1 in field 'label'" in bad.why
-    for kind, column in (("multirc", "paragraph"), ("record", "entities"), ("wsc", "span1_text"), ("gsm8k", "answer")):
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_column_that_is_missing_is_an_error(kind: BuiltIn, tmp_path: Path) -> None:
+    for column in BUILT_IN[kind].on_hub.columns:
         (row,) = as_on_hub(kind, JSON_LINES[kind](0))[:1]
         row[f"{column}s"] = row.pop(column)
-        write_split(tmp_path / kind, "train", [row])
-        (bad,) = on_hub(kind, tmp_path / kind).train_rows()
-        assert isinstance(bad, BadRow)
-        assert bad.why.startswith("no field '")
-        assert f"{column}'; nearest: '{column}s'" in bad.why
+        folder = tmp_path / column
+        write_split(folder, "train", [row])
+        with pytest.raises(InputError) as caught:
+            list(on_hub(kind, folder).train_rows())
+        wanted = rf"tasks\.t\.hub: the split 'train' of '.*' has no column '{column}'; nearest: '{column}s'.*\. It has "
+        assert re.match(wanted, str(caught.value)), caught.value
+
+
+def test_a_column_of_mmlu_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    rows = [{"input": "What?", "subject": SUBJECTS[0], "choices": list("wxyz"), "answer": 0}]
+    write_split(tmp_path / "all", "test", rows)
+    with pytest.raises(
+        InputError, match=r"tasks\.t\.hub: .* has no column 'question'.*; name a data set with question,"
+    ):
+        list(on_hub("mmlu", tmp_path).eval_rows("test"))
+
+
+def test_too_few_shots_are_named_by_their_place(tmp_path: Path) -> None:
+    folder = write_mmlu_hub(tmp_path / "hub")
+    rows = [{"question": "Why?", "subject": SUBJECTS[0], "choices": list("wxyz"), "answer": 0}]
+    write_split(folder / "all", "dev", rows)
+    with pytest.raises(
+        InputError, match=rf"tasks\.t\.shots: .*hub dev, {SUBJECTS[0]}, has 1 rows, fewer than shots = 2"
+    ):
+        list(on_hub("mmlu", folder, shots=2).eval_rows("test"))
 
 
 def test_an_id_that_comes_twice_is_a_bad_row(tmp_path: Path) -> None:

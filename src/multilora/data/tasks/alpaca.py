@@ -29,7 +29,7 @@ class Alpaca(FolderTask):
     array. No test split and no score.
     """
 
-    on_hub: ClassVar[OnHub] = OnHub("tatsu-lab/alpaca", None, {"train": "train"})
+    on_hub: ClassVar[OnHub] = OnHub("tatsu-lab/alpaca", None, {"train": "train"}, ("instruction", "input", "output"))
 
     def own_files(self, part: Part) -> Sequence[Path]:
         if part != "train":

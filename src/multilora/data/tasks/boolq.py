@@ -14,7 +14,7 @@ from multilora.data.tasks.superglue import LabelTask, super_glue
 class BoolQ(LabelTask):
     """`question`, `passage`, `label` true or false."""
 
-    on_hub: ClassVar[OnHub] = super_glue("boolq")
+    on_hub: ClassVar[OnHub] = super_glue("boolq", "question passage label")
 
     def prompt(self, row: Row) -> tuple[str, str]:
         passage = row.text("passage")

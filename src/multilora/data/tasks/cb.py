@@ -16,7 +16,7 @@ from multilora.data.tasks.superglue import LabelTask, super_glue
 class CB(LabelTask):
     """`premise`, `hypothesis`, `label` entailment, contradiction or neutral."""
 
-    on_hub: ClassVar[OnHub] = super_glue("cb")
+    on_hub: ClassVar[OnHub] = super_glue("cb", "premise hypothesis label")
     hub_labels: ClassVar[Mapping[str, Any]] = {name: name for name in ("entailment", "contradiction", "neutral")}
 
     scoring_kind: ClassVar[Scoring] = Scoring("choices", ("accuracy", "macro_f1"))

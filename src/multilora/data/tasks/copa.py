@@ -21,7 +21,7 @@ class COPA(SuperGlueTask):
     lm-evaluation-harness, whose scores others publish.
     """
 
-    on_hub: ClassVar[OnHub] = super_glue("copa")
+    on_hub: ClassVar[OnHub] = super_glue("copa", "premise choice1 choice2 question label")
     hub_labels: ClassVar[Mapping[str, Any]] = {"choice1": 0, "choice2": 1}
 
     def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:

@@ -105,7 +105,7 @@ class FolderTask(ABC):
         Raises:
             InputError: the split cannot be had.
         """
-        for source, row in hub.rows(split):
+        for source, row in hub.rows(split, self.on_hub.columns):
             try:
                 yield source, self.from_hub(Row(row))
             except UnusableRowError as error:

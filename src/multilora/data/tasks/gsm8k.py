@@ -22,7 +22,7 @@ class GSM8K(FolderTask):
     """`question` and `answer`, which ends in `#### N`: the number that is scored."""
 
     scoring_kind: ClassVar[Scoring] = Scoring("final_number", ("exact_match",))
-    on_hub: ClassVar[OnHub] = OnHub("openai/gsm8k", "main", {"train": "train", "test": "test"})
+    on_hub: ClassVar[OnHub] = OnHub("openai/gsm8k", "main", {"train": "train", "test": "test"}, ("question", "answer"))
 
     def own_files(self, part: Part) -> Sequence[Path]:
         return [self.folder / f"{part}.jsonl"]

@@ -24,11 +24,13 @@ class OnHub:
         id: its id.
         config: the configuration; None: it has only one.
         splits: the Hub's split of each part of the data set.
+        columns: the columns that are read; another id must have them too.
     """
 
     id: str
     config: str | None
     splits: Mapping[str, str]
+    columns: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,28 @@ class HubSource:
             for split in splits:
                 self._local_files(self.folder, split)
 
-    def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self, split: str, needed: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows with their places, one at a time. Class labels are their names; unknown ones (-1) stay numbers.
 
+        Args:
+            split: the split's name.
+            needed: columns that it must have.
+
         Raises:
-            InputError: the data set cannot be had.
+            InputError: the data set cannot be had, or has other columns.
         """
         from datasets import ClassLabel
 
         table = self._table(split)
-        columns = cast(dict[str, Any], table.features).items()
-        names: dict[str, list[str]] = {column: kind.names for column, kind in columns if isinstance(kind, ClassLabel)}
+        columns = cast(dict[str, Any], table.features)
+        if absent := [column for column in needed if column not in columns]:
+            raise InputError(
+                f"{self.place}: the split {split!r} of {self._name} has no column {absent[0]!r}"
+                f"{nearest(absent[0], columns)}. It has {', '.join(columns)}; name a data set with {', '.join(needed)}"
+            )
+        names: dict[str, list[str]] = {
+            column: kind.names for column, kind in columns.items() if isinstance(kind, ClassLabel)
+        }
         where = f"{self.id}{f'/{self.config}' if self.config else ''} {split}"
         for number, row in enumerate(cast(Iterator[dict[str, Any]], iter(table)), start=1):
             for column, known in names.items():
@@ -119,26 +132,35 @@ class HubSource:
 
         try:
             if self.folder is None:
-                return datasets.load_dataset(self.id, self.config, split=split, revision=self.revision)
+                return datasets.load_dataset(
+                    self.id, self.config, split=split, revision=self.revision, keep_in_memory=False
+                )
             files = self._local_files(self.folder, split)
             names = [str(file.resolve()) for file in files]
-            return datasets.load_dataset(_FORMATS[files[0].suffix], data_files={"data": names}, split="data")
+            kind = _FORMATS[files[0].suffix]
+            return datasets.load_dataset(kind, data_files={"data": names}, split="data", keep_in_memory=False)
         except InputError:
             raise
         except Exception as error:  # offline, not found, gated, scripts, broken files: each library has its own class
             cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # it says nothing itself
             reason = str(cause or error).strip().partition("\n")[0] or type(error).__name__
-            what = f"{self.id!r}" + (f", configuration {self.config!r}" if self.config else "")
             raise InputError(
-                f"{self.place}: cannot load the split {split!r} of {what}: {reason}. {self._remedy()}"
+                f"{self.place}: cannot load the split {split!r} of {self._name}: {reason}. {self._remedy()}"
             ) from error
+
+    @property
+    def _name(self) -> str:
+        return f"{self.id!r}" + (f", configuration {self.config!r}" if self.config else "")
 
     def _remedy(self) -> str:
         if self.folder is not None:
             return "Fetch the files again"
+        from huggingface_hub.constants import is_offline_mode
+
+        network = "unset HF_HUB_OFFLINE to let it be fetched" if is_offline_mode() else "check the network"
         return (
-            "Check the id and the network; without one, name a local folder in the Hub's layout here, or the data "
-            "set's own files"
+            f"Check the id, and {network}; or name a local folder in the Hub's layout here, or leave hub out and name "
+            "files: in folder for a built-in data set, else in train"
         )
 
     def _local_files(self, folder: Path, split: str) -> list[Path]:

@@ -75,7 +75,10 @@ class MMLU(FolderTask):
 
     scoring_kind: ClassVar[Scoring] = Scoring("choices", ("accuracy",))
     on_hub: ClassVar[OnHub] = OnHub(
-        "cais/mmlu", "all", {"train": "auxiliary_train", "validation": "validation", "test": "test"}
+        "cais/mmlu",
+        "all",
+        {"train": "auxiliary_train", "validation": "validation", "test": "test"},
+        ("question", "subject", "choices", "answer"),
     )
 
     def own_files(self, part: Part) -> Sequence[Path]:
@@ -103,7 +106,7 @@ class MMLU(FolderTask):
         if part != "train":
             example = self._with_shots(_own_example(row, source, _PREFIXES[part]))
             return [Drafted(example, together=example.key)]
-        file, _, number = source.partition(" row ")
+        file, _, number = source.rpartition(" row ")
         question, options, right = _auxiliary_question(row)
         id = f"train-{file.removesuffix('.json').rpartition('/')[2].replace(' ', '-')}-{number}"
         return [Drafted(_example(_introduction(""), question, options, right, source, id), together=question)]
@@ -184,14 +187,16 @@ class MMLU(FolderTask):
         worked: dict[str, list[tuple[bytes, str]]] = {subject: [] for subject in SUBJECTS}
         for row in self.shown_rows():
             if isinstance(row, BadRow):
-                raise InputError(f"tasks.{self.name}.folder: {row.source}: {row.why}")
+                place = "folder" if self.hub is None else "hub"
+                raise InputError(f"tasks.{self.name}.{place}: {row.source}: {row.why}")
             question = row.prompt.removeprefix(_introduction(row.group))
             worked[row.group].append((key_of(row), f"{question}{row.completion}\n\n"))
         for subject, questions in worked.items():
             if len(questions) < self.shots:
+                where = self._file("dev", subject).name if self.hub is None else f"{self.hub.id} dev, {subject},"
                 raise InputError(
-                    f"tasks.{self.name}.shots: {self._file('dev', subject).name} has {len(questions)} rows, fewer than "
-                    f"shots = {self.shots}; set shots to {len(questions)} or less"
+                    f"tasks.{self.name}.shots: {where} has {len(questions)} rows, fewer than shots = {self.shots}; "
+                    f"set shots to {len(questions)} or less"
                 )
         return worked
 

@@ -21,7 +21,7 @@ class MultiRC(SuperGlueTask):
     which exact match is counted by.
     """
 
-    on_hub: ClassVar[OnHub] = super_glue("multirc")
+    on_hub: ClassVar[OnHub] = super_glue("multirc", "paragraph question answer idx label")
     hub_labels: ClassVar[Mapping[str, Any]] = {"False": 0, "True": 1}
 
     scoring_kind: ClassVar[Scoring] = Scoring("choices", ("f1_over_answers", "exact_match_of_questions"))

@@ -24,7 +24,7 @@ class ReCoRD(SuperGlueTask):
     with, one space further in: so does lm-evaluation-harness, whose scores others publish.
     """
 
-    on_hub: ClassVar[OnHub] = super_glue("record")
+    on_hub: ClassVar[OnHub] = super_glue("record", "passage query entities answers idx")
 
     scoring_kind: ClassVar[Scoring] = Scoring("choices", ("f1", "exact_match"))
 

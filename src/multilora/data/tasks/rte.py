@@ -15,7 +15,7 @@ from multilora.data.tasks.superglue import LabelTask, super_glue
 class RTE(LabelTask):
     """`premise`, `hypothesis`, `label` entailment or not_entailment."""
 
-    on_hub: ClassVar[OnHub] = super_glue("rte")
+    on_hub: ClassVar[OnHub] = super_glue("rte", "premise hypothesis label")
     hub_labels: ClassVar[Mapping[str, Any]] = {name: name for name in ("entailment", "not_entailment")}
 
     labels: ClassVar[Mapping[Any, str]] = {"entailment": " True", "not_entailment": " False"}

@@ -18,9 +18,9 @@ from multilora.data.tasks.rows import Row
 YES_NO: Mapping[Any, str] = {False: " no", True: " yes"}
 
 
-def super_glue(config: str) -> OnHub:
-    """SuperGLUE's place on the Hub, whose validation split is the file `val.jsonl`."""
-    return OnHub("aps/super_glue", config, {"train": "train", "test": "validation"})
+def super_glue(config: str, columns: str) -> OnHub:
+    """SuperGLUE's place on the Hub, whose validation split is the file `val.jsonl`; the columns that are read."""
+    return OnHub("aps/super_glue", config, {"train": "train", "test": "validation"}, columns.split())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from multilora.data.tasks.superglue import LabelTask, super_glue
 class WiC(LabelTask):
     """`sentence1`, `sentence2`, `start1` and `end1` of the word in the first sentence, `label` true or false."""
 
-    on_hub: ClassVar[OnHub] = super_glue("wic")
+    on_hub: ClassVar[OnHub] = super_glue("wic", "sentence1 sentence2 start1 end1 label")
 
     def prompt(self, row: Row) -> tuple[str, str]:
         first, second = row.text("sentence1"), row.text("sentence2")

@@ -20,7 +20,7 @@ class WSC(LabelTask):
     text, and as in lm-evaluation-harness the spaces before punctuation are taken out.
     """
 
-    on_hub: ClassVar[OnHub] = super_glue("wsc.fixed")
+    on_hub: ClassVar[OnHub] = super_glue("wsc.fixed", "text span1_index span1_text span2_index span2_text label")
 
     def from_hub(self, row: Row) -> dict[str, Any]:
         """The Hub has the target's fields in columns of their own."""
