@@ -17,6 +17,7 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.folders import is_empty, replace_folder, restore_replaced, written_aside
 from multilora.recipe import Recipe
+from multilora.recipe.differences import differing, flat
 
 # How the rows of a step are dealt out: to processes, to forward passes.
 _DEALING = ("batch_size", "gradient_accumulation")
@@ -112,10 +113,10 @@ class RunFolder:
         for data in (recorded, given):
             for name in _DEALING:
                 del data["training"][name]
-        if differing := _differences(recorded, given):
+        if differences := _differences(recorded, given):
             raise InputError(
                 f"{field} holds a run of another recipe, so it cannot be resumed. Recorded there and given now: "
-                f"{'; '.join(differing)}. Change these back, or choose another training.output"
+                f"{'; '.join(differences)}. Change these back, or choose another training.output"
             )
         return cls(path, resumes=True, finished=finished, dealt_before=None if before == now else str(before))
 
@@ -214,19 +215,5 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _differences(recorded: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    before, now = _flat(recorded), _flat(given)
-    return [
-        f"{key} {before.get(key, 'absent')!r} and {now.get(key, 'absent')!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(cast(dict[str, Any], value), f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    before, now = flat(recorded), flat(given)
+    return [f"{key} {before.get(key, 'absent')!r} and {now.get(key, 'absent')!r}" for key in differing(recorded, given)]
