@@ -53,6 +53,9 @@ def test_names(name: str, section: Any) -> None:
         ("full@3", "unknown method"),
         ("multilora:scalling=scalar", r"scalling: .*nearest: 'scaling'"),
         ("multilora:scaling", "write options as key=value"),
+        ("multilora:scaling=[1", "the value of scaling is not YAML"),
+        ("lora@24:r=8", "says r twice"),
+        ("multilora@3x8:num_loras=2", "says num_loras twice"),
         ("", "unknown method"),
     ],
 )

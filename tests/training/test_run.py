@@ -489,3 +489,30 @@ def test_rows_that_leak_stop_a_run_or_are_left_out(copied: Path, tmp_path: Path)
     assert result.results["tasks"]["a"]["rows"] == 40 - leaked
     assert json.loads((result.folder / "data.json").read_text())["tasks"]["a"]["leaked"] == leaked
     assert any(note.startswith(f"a: {leaked} rows left out of training: a.jsonl") for note in told.notes)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "data.json").unlink(), "it has no data.json"),
+        (lambda run: (run / "data.json").write_text("{"), "is damaged"),
+        (lambda run: (run / "recipe.yaml").write_text("a: [1"), "is no recipe that this version"),
+        (lambda run: shutil.rmtree(run / "adapter"), "without its adapter/"),
+    ],
+)
+def test_a_damaged_run_is_named(
+    once: tuple[Path, RunResult], copied: Path, tmp_path: Path, damage: Any, message: str
+) -> None:
+    shutil.copytree(once[1].folder, tmp_path / "run")
+    damage(tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        run(copied, resume=True)
+
+
+def test_a_folder_with_a_recipe_alone_is_no_run_to_overwrite(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    shutil.copy(copied, tmp_path / "run" / "recipe.yaml")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no run"):
+        run(copied, overwrite=True)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"

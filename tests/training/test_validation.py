@@ -217,6 +217,10 @@ def test_a_task_without_validation_rows_is_named(recipe: Callable[..., Path]) ->
             r"best_by: nothing measured is called 'c\.loss'.*b\.loss",
         ),
         (["validation.best_by=loss"], "best_by: loss needs every"),
+        (
+            ["validation.best_by=score", "validation.every=2", "validation.scores=true"],
+            "nothing measured is called 'score'",
+        ),
         (["validation.best_by=a.accuracy", "validation.every=2"], "scores are off; set scores: true"),
         (["validation.general_text=nowhere.json"], r"validation\.general_text: cannot read 'nowhere\.json'"),
         (["validation.evry=2"], "unknown key; nearest: 'every'"),

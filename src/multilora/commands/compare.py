@@ -86,6 +86,8 @@ def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progr
         todo = [cell for cell in trials if not is_done(cell)]
         finals = grid.finals({}, steps)
         failures = run_cells(todo, limit, progress, after=len(finals))
+        if failures:  # a learning rate chosen among fewer trials would not be a fair one
+            return Comparison(out, summary(grid, [], {}, {}), failures)
         chosen, tried = choose_rates(grid, trials)
         finals = grid.finals(chosen, steps)
         left = [cell for cell in finals if not is_done(cell)]

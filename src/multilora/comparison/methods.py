@@ -71,7 +71,9 @@ def named_method(name: str, recipe: Recipe) -> NamedMethod:
     if kind == "full" and size is None:
         return NamedMethod(name, _validated(name, FullMethod, values))
     if kind == "lora":
-        return NamedMethod(name, _validated(name, LoraMethod, targets | {"r": _rank(name, size)} | values))
+        return NamedMethod(
+            name, _validated(name, LoraMethod, targets | _without({"r": _rank(name, size)}, values, name))
+        )
     if kind == "multilora" and size is None:
         if not isinstance(recipe.method, MultiLoraMethod):
             raise InputError(f"methods: {name!r} means the recipe's method, which is {recipe.method.name}; {_SIZED}")
@@ -82,7 +84,7 @@ def named_method(name: str, recipe: Recipe) -> NamedMethod:
         if parts is None:
             raise InputError(f"methods: {name!r}: {_SIZED}")
         sized = {"num_loras": int(parts[1]), "r": int(parts[2])}
-        return NamedMethod(name, _validated(name, MultiLoraMethod, targets | sized | values))
+        return NamedMethod(name, _validated(name, MultiLoraMethod, targets | _without(sized, values, name)))
     known = ("full", "lora@24", "multilora", "multilora@3x8")
     raise InputError(f"methods: unknown method {name!r}{nearest(name, known)}; methods are {', '.join(known)}")
 
@@ -102,8 +104,18 @@ def _options(name: str, text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise InputError(f"methods: {name!r}: write options as key=value, such as scaling=scalar; got {part!r}")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"methods: {name!r}: the value of {key} is not YAML; got {value!r}") from error
     return values
+
+
+def _without(taken: Mapping[str, Any], values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The options, none of which may say what the name says already."""
+    if both := sorted(taken.keys() & values.keys()):
+        raise InputError(f"methods: {name!r} says {both[0]} twice; leave it out of the options")
+    return {**taken, **values}
 
 
 def _validated(name: str, section: type[Method], values: Mapping[str, Any]) -> Any:

@@ -96,7 +96,7 @@ def summary(
                 "learning_rates": sorted({r.cell.learning_rate for r in done if r.cell.method == method}),
                 "trials": list(tried.get(method.name, ())),
                 "chosen": chosen.get(method.name),
-                **_resources([r for r in done if r.cell.method == method]),
+                **_resources(_of_one_regime([r for r in done if r.cell.method == method])),
             }
             for method in grid.methods
         },
@@ -177,6 +177,12 @@ def _pair(task: str, first: Sequence[CellResults], second: Sequence[CellResults]
         return statistics[0][0].of_sums(sums)
 
     return PairedTask(one, other, of_sums)
+
+
+def _of_one_regime(done: Sequence[CellResults]) -> list[CellResults]:
+    """The mixed trainings where there are any: resources and forgetting of one task's training are other figures."""
+    mixed = [result for result in done if result.cell.regime == MIXED]
+    return mixed or list(done)
 
 
 def _resources(done: Sequence[CellResults]) -> dict[str, Any]:

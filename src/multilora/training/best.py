@@ -76,9 +76,9 @@ class ValidationCallback(TrainerCallback):
     def _validate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         began = time.monotonic()
         line = {"step": state.global_step, **self._validation.measure(self._trainer)}
-        better = self._is_best(line)
-        if self._trainer.is_world_process_zero():
-            if better:
+        better = False
+        if self._trainer.is_world_process_zero():  # the one that writes the best weights, and so may read them
+            if better := self._is_best(line):
                 self._keep(line)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

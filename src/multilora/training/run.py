@@ -67,6 +67,11 @@ def train(
     weights_name = "model" if isinstance(recipe.method, FullMethod) else "adapter"
     folder = processes.by_main(lambda: RunFolder.check(recipe, resume, overwrite, processes.count))
     if folder.finished:
+        if not (folder.path / weights_name).is_dir():
+            raise InputError(
+                f"training.output: {str(folder.path)!r} holds a finished run without its {weights_name}/; --overwrite "
+                "trains it again"
+            )
         results = json.loads(folder.results.read_text(encoding="utf-8"))
         return RunResult(folder.path, folder.path / weights_name, results, finished_before=True)
     with quiet_libraries():

@@ -93,9 +93,10 @@ class RunFolder:
         folder = cls(path)
         if is_empty(path):
             return folder
-        if not folder.recipe.is_file():
+        if lacking := [file.name for file in (folder.recipe, folder.data) if not file.is_file()]:
             raise InputError(
-                f"{field} is not empty and holds no run (it has no recipe.yaml); choose another folder, or empty it"
+                f"{field} is not empty and holds no run (it has no {' and no '.join(lacking)}); choose another folder, "
+                "or empty it"
             )
         if overwrite:
             return folder
@@ -106,7 +107,7 @@ class RunFolder:
             )
         recorded, given = _recorded(folder.recipe), recipe.determining()
         finished = folder.results.is_file()
-        began_on = json.loads(folder.data.read_text(encoding="utf-8"))["processes"]
+        began_on = _began_on(folder.data)
         before, now = _dealing(recorded, began_on), _dealing(given, processes)
         if not finished:
             _check_dealing(field, before, now, recipe.mixture.streaming)
@@ -203,14 +204,24 @@ def _check_dealing(field: str, before: _Dealing, now: _Dealing, streaming: bool)
 
 def _recorded(path: Path) -> dict[str, Any]:
     """What determines the recorded run."""
-    data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
+        data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         data["training"].pop("report_to", None)  # a tracker may be gone, and matters not
         return Recipe.model_validate(data).determining()
-    except (ValidationError, KeyError, AttributeError, TypeError) as error:
+    except (ValidationError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             f"{str(path)!r} is no recipe that this version of multilora can read, so the run cannot be resumed; "
             f"choose another training.output, or --overwrite: {error}"
+        ) from error
+
+
+def _began_on(path: Path) -> int:
+    """On how many processes the recorded run began."""
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["processes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{str(path)!r} is damaged, so the run cannot be resumed; choose another training.output, or --overwrite"
         ) from error
 
 

@@ -160,13 +160,13 @@ class Validation:
         best_by = self.section.best_by
         if best_by is None:
             return
-        known = ["loss", *(f"{task.name}.loss" for task in self._tasks)]
-        if self.section.scores:
+        known = ["loss", *(f"{task.name}.loss" for task in self._tasks)] if self._tasks else []
+        if self.section.scores and any(task.scoring.metrics for task in self._tasks):
             known += ["score", *(f"{task.name}.{name}" for task in self._tasks for name in task.scoring.metrics)]
         if best_by not in known:
             raise InputError(
-                f"validation.best_by: nothing measured is called {best_by!r}{nearest(best_by, known)}; there are "
-                f"{', '.join(known)}"
+                f"validation.best_by: nothing measured is called {best_by!r}{nearest(best_by, known)}; "
+                + (f"there are {', '.join(known)}" if known else "no task has validation rows")
             )
 
 
