@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
@@ -94,6 +94,7 @@ TEXT = (
 @pytest.mark.parametrize("template", ENDS)
 @settings(max_examples=25, deadline=None)
 @given(texts=st.lists(TEXT, min_size=1, max_size=3))
+@example(texts=[">", "0"])  # ends as ChatML's end marker does
 def test_the_loss_has_the_assistants_words_and_their_ends(name: str, template: str, texts: list[str]) -> None:
     tokenizer, (jinja, end) = TOKENIZERS[name], ENDS[template]
     said = [part for text in texts for part in (f"{text}?", text)]

@@ -110,8 +110,9 @@ def _check_law(turn: int, before: str, after: str, whole: str) -> None:
 
 def _said(text: str, content: str) -> str:
     """The turn's text without the white space after its end marker. Where white space is all that ends it, it stays."""
-    said = content.rstrip()
-    marked = not said or not text.rstrip().endswith(said)
+    said, written = content.strip(), text.strip()
+    # By what follows the content; its last characters may well be those of the marker.
+    marked = written != said if written.startswith(said) else not written.endswith(said)
     return text.rstrip() if marked else text
 
 
