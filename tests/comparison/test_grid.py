@@ -68,6 +68,14 @@ def test_every_swept_method_has_as_many_trials_and_none_is_tested() -> None:
     assert not grid().trials()
 
 
+def test_a_method_may_try_its_own_learning_rates_but_not_more_of_them_than_others() -> None:
+    own = {"full": {"learning_rates": [0.01, 0.02]}, "lora@24": {}}
+    tried = [(c.method.name, c.learning_rate) for c in grid(methods=own, learning_rates=[0.1, 0.2]).trials()]
+    assert tried == [("full", 0.01), ("full", 0.02), ("lora@24", 0.1), ("lora@24", 0.2)]
+    with pytest.raises(InputError, match="full: 2, lora@24: 1; make them equal"):
+        grid(methods=own, learning_rates=[0.1])
+
+
 def test_the_best_trial_is_the_highest_score_or_the_lowest_loss() -> None:
     cells = grid(methods={"lora@24": {}}, learning_rates=[0.1, 0.2, 0.3]).trials()
 

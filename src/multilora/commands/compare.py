@@ -80,12 +80,12 @@ def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progr
             task.check("test")
     steps = _single_steps(recipe, tasks) if "single" in grid.section.regimes else {}
     open_folder(grid)
-    limit = grid.section.limit
+    test = {"limit": grid.section.limit, "max_new_tokens": grid.section.max_new_tokens}
     try:
         trials = grid.trials()
         todo = [cell for cell in trials if not is_done(cell)]
         finals = grid.finals({}, steps)
-        failures = run_cells(todo, limit, progress, after=len(finals))
+        failures = run_cells(todo, test, progress, after=len(finals))
         if failures:  # a learning rate chosen among fewer trials would not be a fair one
             return Comparison(out, summary(grid, [], {}, {}), failures)
         chosen, tried = choose_rates(grid, trials)
@@ -93,7 +93,7 @@ def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progr
         left = [cell for cell in finals if not is_done(cell)]
         if done := len(trials) - len(todo) + len(finals) - len(left):
             progress.note(f"{done} of {len(trials) + len(finals)} cells were done before")
-        failures += run_cells(left, limit, progress, before=len(todo))
+        failures += run_cells(left, test, progress, before=len(todo))
     finally:
         progress.stop()
     results = summary(grid, finals, tried, chosen)
@@ -116,11 +116,13 @@ def _section(recipe: Recipe, options: CompareOptions) -> ComparisonSection:
     }
     if options.methods:
         given["methods"] = {
-            name: section.methods.get(name, ComparedMethod.model_validate({})) for name in options.methods
+            name: section.methods.get(name, ComparedMethod.model_validate({})).model_dump() for name in options.methods
         }
         for name in options.methods:
             named_method(name, recipe)
     data = section.model_dump() | {key: value for key, value in given.items() if value is not None}
+    if options.learning_rates:  # for every method alike
+        data["methods"] = {name: of | {"learning_rates": None} for name, of in data["methods"].items()}
     try:
         return ComparisonSection.model_validate(data)
     except ValueError as error:

@@ -45,19 +45,19 @@ class _Telling:
         self._out.flush()
 
 
-def run_cell(recipe: Recipe, trial: bool, limit: int | None, progress: Any) -> None:
+def run_cell(recipe: Recipe, trial: bool, test: EvalOptions, progress: Any) -> None:
     """Train the cell, or go on with it, and test it.
 
     Args:
         recipe: the cell's recipe.
         trial: do not test.
-        limit: test rows per task.
+        test: how it is tested.
         progress: is told how it goes.
     """
     result = train(recipe, resume=True, progress=progress)
     if not trial:
         progress.note("testing")
-        evaluate(str(result.folder), EvalOptions(limit=limit, overwrite=True), progress.note)
+        evaluate(str(result.folder), test, progress.note)
     shutil.rmtree(result.folder / "checkpoints", ignore_errors=True)
 
 
@@ -73,7 +73,9 @@ def main() -> int:
     progress = _Telling(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)  # whatever libraries print is no message of ours
     try:
-        run_cell(Recipe.model_validate(cell["recipe"]), cell["trial"], cell["limit"], progress)
+        run_cell(
+            Recipe.model_validate(cell["recipe"]), cell["trial"], EvalOptions(**cell["test"], overwrite=True), progress
+        )
     except InputError as error:
         progress.fault(str(error))
         return 2

@@ -72,7 +72,13 @@ class Grid:
         folders = [method.folder for method in self.methods]
         if twice := [folder for folder in folders if folders.count(folder) > 1]:
             raise InputError(f"comparison.methods: two methods would share the folder {twice[0]!r}; drop one")
-        if section.learning_rates and recipe.validation is None:
+        rates = {method.name: len(self._rates(method)) for method in self.swept}
+        if len(set(rates.values())) > 1:
+            counts = ", ".join(f"{name}: {count}" for name, count in rates.items())
+            raise InputError(
+                f"comparison.learning_rates: a fair sweep tries as many for every method; got {counts}; make them equal"
+            )
+        if rates and recipe.validation is None:
             raise InputError(
                 "comparison.learning_rates: the best is chosen on validation rows, and the recipe has no validation "
                 "section; add one, such as validation: {scores: true}"
@@ -81,15 +87,14 @@ class Grid:
     @property
     def swept(self) -> list[NamedMethod]:
         """The methods whose learning rate is to be found."""
-        rates = self.section.learning_rates
-        return [m for m in self.methods if rates and self._of(m).learning_rate is None]
+        return [m for m in self.methods if self._of(m).learning_rate is None and self._rates(m)]
 
     def trials(self) -> list[Cell]:
         """The cells that try learning rates: in the mixed regime, with the first seed."""
         return [
             self._cell(MIXED, method, 0, rate, trial=True)
             for method in self.swept
-            for rate in self.section.learning_rates
+            for rate in self._rates(method)
         ]
 
     def finals(self, chosen: Mapping[str, float], steps: Mapping[str, int]) -> list[Cell]:
@@ -112,7 +117,7 @@ class Grid:
         """What all cells share: a folder with another record is another comparison's. Methods and seeds may grow."""
         data = self.recipe.determining()
         data["training"] = {k: v for k, v in data["training"].items() if k not in ("learning_rate", "seed")}
-        return {"recipe": data, "limit": self.section.limit}
+        return {"recipe": data, "limit": self.section.limit, "max_new_tokens": self.section.max_new_tokens}
 
     def hash(self) -> str:
         """Short hash of `record`."""
@@ -128,6 +133,10 @@ class Grid:
     def _rate(self, method: NamedMethod, chosen: Mapping[str, float]) -> float:
         fixed = self._of(method).learning_rate
         return fixed if fixed is not None else chosen.get(method.name, self.recipe.training.learning_rate)
+
+    def _rates(self, method: NamedMethod) -> list[float]:
+        """Those that the method's sweep tries; none: it has no sweep."""
+        return self._of(method).learning_rates or self.section.learning_rates
 
     def _of(self, method: NamedMethod) -> ComparedMethod:
         return self.section.methods[method.name]

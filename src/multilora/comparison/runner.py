@@ -105,20 +105,20 @@ def result_file(cell: Cell) -> Path:
 
 
 def run_cells(
-    cells: Sequence[Cell], limit: int | None, progress: ComparisonProgress, before: int = 0, after: int = 0
+    cells: Sequence[Cell], test: Mapping[str, Any], progress: ComparisonProgress, before: int = 0, after: int = 0
 ) -> list[Failure]:
     """Run cells, one after the other. One that fails is left, and the others go on.
 
     Args:
         cells: the cells, in order; none that is done.
-        limit: test rows per task.
+        test: how cells are tested: fields of `EvalOptions`.
         progress: is told how it goes.
         before, after: cells that run before and after these, for the progress.
     """
     failures: list[Failure] = []
     for number, cell in enumerate(cells, start=1):
         progress.cell(before + number, before + len(cells) + after, cell.title)
-        if (failure := _run(cell, limit, progress)) is not None:
+        if (failure := _run(cell, test, progress)) is not None:
             progress.note(f"failed: {failure.reason}")
             failures.append(failure)
     return failures
@@ -154,7 +154,7 @@ def _trial_value(cell: Cell, select_by: str) -> float | None:
     return json.loads(result_file(cell).read_text(encoding="utf-8"))["validation"]["after"].get(select_by)
 
 
-def _run(cell: Cell, limit: int | None, progress: ComparisonProgress) -> Failure | None:
+def _run(cell: Cell, test: Mapping[str, Any], progress: ComparisonProgress) -> Failure | None:
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
     log = cell.folder.with_name(f"{cell.folder.name}.{_LOG}")
     fault: str | None = None
@@ -170,7 +170,7 @@ def _run(cell: Cell, limit: int | None, progress: ComparisonProgress) -> Failure
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            order = {"recipe": cell.recipe.resolved(), "trial": cell.trial, "limit": limit}
+            order = {"recipe": cell.recipe.resolved(), "trial": cell.trial, "test": dict(test)}
             process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()
             for line in process.stdout:

@@ -13,7 +13,10 @@ class ComparedMethod(Section):
     """What one method changes in the recipe's training."""
 
     learning_rate: Number | None = Field(
-        None, gt=0, description="Fixes the learning rate. None: the best of learning_rates, else the recipe's."
+        None, gt=0, description="Fixes the learning rate. None: the best of the learning_rates, else the recipe's."
+    )
+    learning_rates: list[Number] | None = Field(
+        None, min_length=1, description="Its own learning rates to try, as many as the others try. None: learning_rates."
     )
     scaling_lr_ratio: Number | None = Field(
         None, gt=0, description="As in training. None: the recipe's, or 1 for a method without a learned scale."
@@ -44,3 +47,4 @@ class ComparisonSection(Section):
         "score", description="What best means: the mean of the tasks' main metrics, or of their losses."
     )
     limit: Integer | None = Field(None, ge=1, description="Test rows per task, the same for all. None: all.")
+    max_new_tokens: Integer = Field(256, ge=1, description="Tokens of a generated answer in the test, at most.")
