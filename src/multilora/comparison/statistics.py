@@ -65,7 +65,7 @@ class Difference:
 
     Attributes:
         mean: as observed.
-        low, high: 95 % interval by percentiles of the bootstrap.
+        low, high: 95 % interval by percentiles of the bootstrap, widened for few seeds.
         p_value: two-sided, of no difference; None: fewer than five seeds, of which none can speak of seeds at large.
     """
 
@@ -82,6 +82,12 @@ def paired_difference(tasks: Sequence[PairedTask], seed: int = 0, draws: int = 1
     replacement, the same for both methods and all seeds: what the methods share cancels, and both sources of chance,
     the training's and the test's, are in the interval.
 
+    The percentiles of a bootstrap over a handful of seeds are too near to one another: a resample of n seeds has only
+    (n - 1)/n of their variance, and that variance is itself uncertain. So distances from the mean are stretched: to the
+    unbiased variance, and from the normal distribution's quantile to Student's, with the degrees of freedom of Welch
+    and Satterthwaite for a variance that comes from seeds in part and from examples for the rest. With one seed, the
+    interval is about the test's examples alone.
+
     Args:
         tasks: all with the same number of seeds.
         seed: of the bootstrap.
@@ -90,10 +96,11 @@ def paired_difference(tasks: Sequence[PairedTask], seed: int = 0, draws: int = 1
     rng = np.random.default_rng(seed)
     seeds = tasks[0].first.shape[0]
     weights = _drawn(rng, seeds, draws) / seeds  # (draws, seeds)
-    observed, drawn = 0.0, np.zeros(draws)
+    observed, drawn, of_seeds = 0.0, np.zeros(draws), np.zeros(seeds)
     for task in tasks:
         counts = np.stack([task.first, task.second])  # (2, seeds, units, k)
         first, second = task.metric(counts.sum(axis=2))  # (seeds,) each
+        of_seeds += (first - second) / len(tasks)
         observed += float(np.mean(first - second)) / len(tasks)
         done = 0
         for units in _drawn_in_chunks(rng, counts.shape[2], draws):
@@ -102,14 +109,39 @@ def paired_difference(tasks: Sequence[PairedTask], seed: int = 0, draws: int = 1
             part = slice(done, done + len(units))
             drawn[part] += ((values[:, 0] - values[:, 1]) * weights[part]).sum(axis=1) / len(tasks)
             done += len(units)
-    low, high = (float(value) for value in np.percentile(drawn, [2.5, 97.5]))
-    return Difference(observed, low, high, _p_value(drawn) if seeds >= SEEDS_FOR_P_VALUE else None)
+    spread, freedom = _spread(drawn, of_seeds)
+    stretch = spread * _quantile(0.975, freedom) / _quantile(0.975, math.inf)
+    low, high = (observed + stretch * (float(value) - observed) for value in np.percentile(drawn, [2.5, 97.5]))
+    return Difference(observed, low, high, _p_value(drawn, spread, freedom) if seeds >= SEEDS_FOR_P_VALUE else None)
 
 
-def _p_value(drawn: Floats) -> float:
-    """Twice the smaller tail; never 0, which no finite number of draws can show."""
+def _spread(drawn: Floats, of_seeds: Floats) -> tuple[float, float]:
+    """How much wider the mean spreads than the bootstrap's draws of it, and the degrees of freedom of that estimate."""
+    seeds, variance = len(of_seeds), float(drawn.var())
+    if seeds < 2 or variance == 0:
+        return 1.0, math.inf
+    from_seeds = float(of_seeds.var(ddof=1)) / seeds
+    whole = variance + from_seeds / seeds
+    freedom = (seeds - 1) * (whole / from_seeds) ** 2 if from_seeds else math.inf
+    return math.sqrt(whole / variance), freedom
+
+
+def _p_value(drawn: Floats, spread: float, freedom: float) -> float:
+    """Twice the smaller tail, its distance from the mean shrunk as intervals are stretched. Never 0, which no finite
+    number of draws can show.
+    """
+    from scipy.stats import norm, t
+
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
+    share = min(0.5, (tail + 1) / (len(drawn) + 1))
+    return min(1.0, 2 * float(t.cdf(float(norm.ppf(share)) / spread, freedom)))
+
+
+def _quantile(level: float, freedom: float) -> float:
+    """Student's; with infinite freedom the normal distribution's."""
+    from scipy.stats import norm, t
+
+    return float(norm.ppf(level)) if math.isinf(freedom) else float(t.ppf(level, freedom))
 
 
 def _drawn(rng: np.random.Generator, count: int, draws: int) -> Floats:
