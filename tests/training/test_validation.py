@@ -193,6 +193,23 @@ def test_scores_are_those_of_an_evaluation(recipe: Callable[..., Path]) -> None:
     assert "accuracy" not in before["tasks"]["a"]
 
 
+def test_generated_answers_need_no_room_in_the_trainings_length(recipe: Callable[..., Path]) -> None:
+    pytest.importorskip("lm_eval", reason="scores need the extra `eval`")
+    path = recipe({"scores": True, "limit": 5}, max_length=32)
+    rows = [{"q": f"one {n}", "a": f"= {n % 10}"} for n in range(30)]
+    (path.parent / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = yaml.safe_load(path.read_text())
+    data["tasks"]["d"] = {
+        "train": str(path.parent / "d.jsonl"),
+        "prompt": "{q}:",
+        "completion": " {a}",
+        "score": "final_number",
+        "validation_share": 0.4,
+    }
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    assert all(0 <= line["tasks"]["d"]["exact_match"] <= 1 for line in lines(run(path)))
+
+
 def test_a_limit_spreads_over_the_rows(recipe: Callable[..., Path]) -> None:
     path = recipe({"limit": 3})
     few = lines(run(path))[0]["tasks"]

@@ -16,7 +16,7 @@ class ComparedMethod(Section):
         None, gt=0, description="Fixes the learning rate. None: the best of the learning_rates, else the recipe's."
     )
     learning_rates: list[Number] | None = Field(
-        None, min_length=1, description="Its own learning rates to try, as many as the others try. None: learning_rates."
+        None, min_length=1, description="Its own learning rates to try, as many as others try. None: learning_rates."
     )
     scaling_lr_ratio: Number | None = Field(
         None, gt=0, description="As in training. None: the recipe's, or 1 for a method without a learned scale."

@@ -25,6 +25,7 @@ from multilora.training.batches import Collator, as_dataset
 from multilora.training.task_losses import TaskLosses, by_task
 
 GENERAL_TEXT = "general text"
+_MORE_TOKENS = 16  # that a generated answer may have than the longest completion: a quick look needs no more
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Validation:
             on_bad_row=self._on_bad_row,
             batch_size=self._training.batch_size,
             on_long_prompt="drop",
-            max_length=self._training.max_length,
+            max_new_tokens=self._longest_answer() + _MORE_TOKENS,
         )
         for task in scored:
             for name in task.scoring.metrics:
@@ -144,6 +145,16 @@ class Validation:
             if task.scoring.metrics[0] in losses[task.name]:
                 main.append(losses[task.name][task.scoring.metrics[0]])
         return {"score": float(np.mean(main))} if main else {}
+
+    def _longest_answer(self) -> int:
+        """Tokens of the longest completion of a validation row that is scored."""
+        scored = [
+            encoded
+            for task, encoded in zip(self._tasks, self._encoded, strict=True)
+            if task.scoring.metrics and len(encoded.offsets) > 1
+        ]
+        lengths = (np.add.reduceat(task.loss_mask, task.offsets[:-1], dtype=np.int64).max() for task in scored)
+        return int(max(lengths, default=0))
 
     def _general_text(self, encoder: PromptCompletionEncoder) -> GeneralText:
         texts = _spread(read_texts(self.section.general_text, "validation.general_text"), self.section.limit)
