@@ -8,9 +8,10 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-slow peer-tests bench lint clean
 
-## demo: set up, then train on a small generated mixture and export the result (minutes, no network)
+## demo: set up, then the paper's comparison on the bundled miniature (minutes, no network)
 demo: $(VENV)/.demo
-	$(BIN)/python examples/demo.py demo_run
+	$(BIN)/python -m multilora.miniature demo_run/miniature
+	MINIATURE=demo_run/miniature $(BIN)/multilora compare recipes/miniature.yaml --out demo_run/comparison
 
 ## test: set up, then run the tests
 test: $(VENV)/.test
@@ -38,8 +39,8 @@ lint: $(VENV)/.lint
 clean:
 	rm -rf $(VENV) .peer-tests demo_run build
 
-# One stamp per set of extras; `demo` is the package alone.
-EXTRAS.demo := .
+# One stamp per set of extras.
+EXTRAS.demo := .[eval]
 EXTRAS.test := .[test,eval]
 EXTRAS.peer := .[test,eval,peer]
 EXTRAS.lint := .[test,eval,lint]

@@ -1,32 +1,43 @@
-"""`make demo`'s script, with a few steps: it trains, adapts and exports, and its export is the adapter."""
+"""`make demo`, as the Makefile has it, with a few steps."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from places import ROOT
 
 
-def test_demo(tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    command = [sys.executable, str(ROOT / "examples/demo.py"), str(folder), "--steps", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((folder / "run/results.json").read_text())
-    assert results["steps"] == 3
-    assert set(results["tasks"]) == {"last", "add"}
-    assert (folder / "lora/adapter_model.safetensors").is_file()
-    again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr  # an earlier demo is replaced
+@pytest.fixture
+def commands() -> list[str]:
+    """The lines of the Makefile's demo."""
+    (recipe,) = re.findall(r"^demo: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return [line.replace("$(BIN)", str(Path(sys.executable).parent)) for line in recipe.splitlines()]
 
 
-def test_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    command = [sys.executable, str(ROOT / "examples/demo.py"), str(tmp_path), "--steps", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "is not empty and not of an earlier demo" in done.stderr
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+def test_demo(commands: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="the demo needs the extra `eval`")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    few = " --set training.steps=2 --set training.log_every=1 --set validation.limit=2 --limit 2"
+    for line in commands:
+        done = subprocess.run(
+            line + (few if "compare" in line else ""),
+            shell=True,
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "demo_run/comparison/results.json").read_text())
+    assert set(results["methods"]) == {"full", "lora@24", "multilora"}
+    assert len(results["regimes"]["mixed"]["metrics"]) == 8
+    assert all(method["forgetting"] for method in results["methods"].values())
+    assert "demo_run/comparison" in done.stdout

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multilora.comparison.cell_results import is_done
 from multilora.comparison.grid import Grid, single_steps
 from multilora.comparison.methods import named_method
-from multilora.comparison.runner import ComparisonProgress, Failure, choose_rates, is_done, open_folder, run_cells
+from multilora.comparison.runner import ComparisonProgress, Failure, choose_rates, open_folder, run_cells
 from multilora.comparison.table import summary
 from multilora.data.prepare import encode_mixture, open_tasks, steps_of
 from multilora.errors import InputError

@@ -91,11 +91,7 @@ class Grid:
 
     def trials(self) -> list[Cell]:
         """The cells that try learning rates: in the mixed regime, with the first seed."""
-        return [
-            self._cell(MIXED, method, 0, rate, trial=True)
-            for method in self.swept
-            for rate in self._rates(method)
-        ]
+        return [self._cell(MIXED, method, 0, rate, trial=True) for method in self.swept for rate in self._rates(method)]
 
     def finals(self, chosen: Mapping[str, float], steps: Mapping[str, int]) -> list[Cell]:
         """The cells that count, seed after seed, so that what there is of an interrupted comparison is balanced.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 
@@ -13,7 +14,15 @@ from rich.text import Text
 from multilora.comparison.runner import ComparisonProgress
 from multilora.training.progress import duration
 
-_QUIET = ("reading ", "training ", "resuming ", "testing")
+# What a cell says that is no news to who watches a whole comparison: shown while it lasts, and not kept.
+_PASSING = re.compile(r"(?P<what>reading|training|resuming|loading|validation|testing)\b|(?P<task>.*): evaluating ")
+_LINES = 5  # for a cell's training, in a file or a pipe
+
+
+def _passing(text: str) -> str | None:
+    """A few words for a line that is not kept; None: it is."""
+    found = _PASSING.match(text)
+    return None if found is None else found["what"] or f"testing {found['task']}"
 
 
 class _Left(ProgressColumn):
@@ -48,8 +57,8 @@ class Bars:
         self._bars.reset(self._one, description=escape(title), total=None, about="loading", left=None)
 
     def note(self, text: str) -> None:
-        if text.startswith(_QUIET):
-            self._bars.update(self._one, about=text.partition(" ")[0])
+        if (about := _passing(text)) is not None:
+            self._bars.update(self._one, about=escape(about))
         else:
             self._console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
 
@@ -72,26 +81,32 @@ class Lines:
     """Plain lines for a file or a pipe."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._clock, self._steps = console, _Clock(), 0
+        self._console, self._clock = console, _Clock()
+        self._steps = self._next = 0
 
     def cell(self, number: int, total: int, title: str) -> None:
         self._clock.cell(number, total)
         left = self._clock.left(0.0)
-        self.note(f"[{number}/{total}] {title}" + ("" if left is None else f" ({duration(left)} left)"))
+        self._print(f"[{number}/{total}] {title}" + ("" if left is None else f" ({duration(left)} left)"))
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if _passing(text) is None:
+            self._print(text)
 
     def start(self, steps: int, done: int) -> None:
-        self._steps = steps
+        self._steps, self._next = steps, done
 
     def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        if metrics is not None:
-            self.note(
+        if metrics is not None and step >= self._next:
+            self._next = step + self._steps // _LINES
+            self._print(
                 f"  step {step}/{self._steps}  loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s"
             )
 
     def stop(self) -> None: ...
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class _Clock:

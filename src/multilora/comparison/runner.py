@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from multilora.comparison.cell_results import CellResults, is_done
 from multilora.comparison.grid import Cell, Grid, best_trial
 from multilora.errors import InputError
 from multilora.folders import is_empty, write_text
 from multilora.recipe.differences import differing
+from multilora.training.progress import duration
 
 _RECORD = "comparison.json"
 _LOG = "cell.log"
@@ -82,28 +84,6 @@ def open_folder(grid: Grid) -> None:
     write_text(record, json.dumps(grid.record(), indent=2) + "\n")
 
 
-def is_done(cell: Cell) -> bool:
-    """The cell has ended, with all its results.
-
-    Raises:
-        InputError: its folder holds the results of another recipe, such as one with another learning rate.
-    """
-    if not result_file(cell).is_file():
-        return False
-    found = json.loads((cell.folder / "results.json").read_text(encoding="utf-8"))["recipe_hash"]
-    if found != cell.recipe.recipe_hash():
-        raise InputError(
-            f"{str(cell.folder)!r} holds results of another recipe (its learning rate, perhaps) than the comparison "
-            "asks for; results of different recipes are never mixed: choose another --out, or remove that folder"
-        )
-    return True
-
-
-def result_file(cell: Cell) -> Path:
-    """What the cell writes last."""
-    return cell.folder / "results.json" if cell.trial else cell.folder / "eval-test" / "results.json"
-
-
 def run_cells(
     cells: Sequence[Cell], test: Mapping[str, Any], progress: ComparisonProgress, before: int = 0, after: int = 0
 ) -> list[Failure]:
@@ -118,9 +98,12 @@ def run_cells(
     failures: list[Failure] = []
     for number, cell in enumerate(cells, start=1):
         progress.cell(before + number, before + len(cells) + after, cell.title)
+        began = time.monotonic()
         if (failure := _run(cell, test, progress)) is not None:
             progress.note(f"failed: {failure.reason}")
             failures.append(failure)
+        else:
+            progress.note(f"{cell.title}: {_outcome(cell)} in {duration(time.monotonic() - began)}")
     return failures
 
 
@@ -148,10 +131,20 @@ def choose_rates(grid: Grid, cells: Sequence[Cell]) -> tuple[dict[str, float], d
     return chosen, tried
 
 
+def _outcome(cell: Cell) -> str:
+    """What the cell came to, in a few words."""
+    found = CellResults(cell)
+    if cell.trial:
+        after = found.training["validation"]["after"]
+        return f"validation loss {after['loss']:.3f}" + (f", score {after['score']:.3f}" if "score" in after else "")
+    score = found.average_score
+    return "no task is scored" if score is None else f"average test score {score:.3f}"
+
+
 def _trial_value(cell: Cell, select_by: str) -> float | None:
     if not is_done(cell):
         return None
-    return json.loads(result_file(cell).read_text(encoding="utf-8"))["validation"]["after"].get(select_by)
+    return CellResults(cell).training["validation"]["after"].get(select_by)
 
 
 def _run(cell: Cell, test: Mapping[str, Any], progress: ComparisonProgress) -> Failure | None:

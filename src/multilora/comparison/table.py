@@ -2,74 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from multilora.comparison.cell_results import CellResults, is_done
 from multilora.comparison.grid import MIXED, Cell, Grid
 from multilora.comparison.methods import NamedMethod
-from multilora.comparison.runner import is_done, result_file
 from multilora.comparison.statistics import Floats, PairedTask, mean_over_seeds, paired_difference
-from multilora.evaluation.results import STATISTICS, Answer
+from multilora.evaluation.results import STATISTICS
 
 AVERAGE = "average"
-
-
-class CellResults:
-    """The results of a cell that is done, read when they are asked for."""
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-
-    @cached_property
-    def training(self) -> dict[str, Any]:
-        """The run's results.json."""
-        return _json(self.cell.folder / "results.json")
-
-    @cached_property
-    def scores(self) -> dict[str, tuple[str, float]]:
-        """Of each scored task its main metric and the value."""
-        tasks = _json(result_file(self.cell))["tasks"]
-        found: dict[str, tuple[str, float]] = {}
-        for name, task in tasks.items():
-            for metric, score in list(task.get("metrics", {}).items())[:1]:
-                if score["value"] is not None:
-                    found[name] = (metric, score["value"])
-        return found
-
-    def answers(self, task: str) -> dict[str, Answer]:
-        """The answers to a task's rows, by the rows' ids."""
-        file = result_file(self.cell).parent / "predictions" / f"{task}.jsonl"
-        with file.open(encoding="utf-8") as lines:
-            records = [json.loads(line) for line in lines]
-        return {record["id"]: Answer.of_record(record) for record in records}
-
-    @property
-    def weights_bytes(self) -> int:
-        """Size of the weights that the run wrote."""
-        folder = self.cell.folder / ("model" if self.cell.method.section.name == "full" else "adapter")
-        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-    @property
-    def forgetting(self) -> float | None:
-        """How much higher the loss on general text is after training, in nats per token."""
-        validation = self.training.get("validation") or {}
-        before, after = (
-            ((validation.get(when) or {}).get("general_text") or {}).get("loss") for when in ("before", "after")
-        )
-        return None if before is None or after is None else after - before
-
-    @property
-    def validation_losses(self) -> dict[str, float]:
-        """The tasks' losses on validation rows after training."""
-        after = (self.training.get("validation") or {}).get("after") or {}
-        return {name: task["loss"] for name, task in after.get("tasks", {}).items()}
 
 
 def summary(
@@ -196,7 +142,3 @@ def _resources(done: Sequence[CellResults]) -> dict[str, Any]:
         "peak_memory_bytes": max(r.training["peak_memory_bytes"] for r in done),
         "forgetting": asdict(mean_over_seeds(forgetting)) if forgetting else None,
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
