@@ -1,19 +1,11 @@
-"""What both benchmarks share: interleaved timing, the machine's facts, options, and where results go."""
+"""What the benchmarks share: options, checks, and where results go."""
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import os
-import platform
-import random
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,91 +13,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from multilora.bench.machine import machine
+from multilora.bench.rounds import CLOCKS, LEAST_ROUNDS
+
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# "cpu": seconds that this process computed, all threads together. With one thread other processes do not count.
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-WARM_UP = 2
-LEAST_ROUNDS = 5  # below it medians and quartiles say nothing, whatever --minutes says
 QUIET = 0.02  # share of the cores' time that others may take while a machine still counts as quiet
-
-
-@dataclass
-class Case:
-    """One thing to time. `forward` returns what `backward` takes; `reset` (gradients to None) is not timed."""
-
-    name: str
-    label: str
-    forward: Callable[[], Any]
-    backward: Callable[[Any], None]
-    reset: Callable[[], None] = lambda: None
-    optimizer: torch.optim.Optimizer | None = None
-    facts: dict[str, Any] = field(default_factory=dict[str, Any])  # into the JSON as they are
-
-
-Seconds = dict[str, dict[str, list[float]]]  # case name → "forward" | "backward" | "optimizer" → one per round
-
-
-def run_rounds(cases: Sequence[Case], repeats: int, minutes: float, clock: str = "wall") -> Seconds:
-    """Time all cases once per round, in an order drawn anew for every round (seed 0), until either limit is reached.
-
-    Interleaved, so that a slow phase of the machine meets all cases alike; drawn and not rotated, because the memory
-    that a case leaves behind makes its successor slower or faster, and a rotation keeps the successors. Python's
-    cyclic collector runs between the timed parts, never within. `clock`: a key of CLOCKS.
-    """
-    seconds: Seconds = {case.name: {"forward": [], "backward": [], "optimizer": []} for case in cases}
-    deadline = time.perf_counter() + minutes * 60
-    order = random.Random(0)
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        for index in range(-WARM_UP, repeats):
-            if index >= LEAST_ROUNDS and time.perf_counter() > deadline:
-                break
-            for case in order.sample(cases, len(cases)):
-                times = _time_once(case, CLOCKS[clock])
-                if index >= 0:
-                    for part, value in times.items():
-                        seconds[case.name][part].append(value)
-    finally:
-        gc.enable()
-        gc.unfreeze()
-    return seconds
-
-
-def _time_once(case: Case, clock: Callable[[], float]) -> dict[str, float]:
-    case.reset()
-    gc.collect()
-    start = clock()
-    result = case.forward()
-    middle = clock()
-    case.backward(result)
-    end = clock()
-    times = {"forward": middle - start, "backward": end - middle}
-    del result
-    if case.optimizer is not None:
-        start = clock()
-        case.optimizer.step()
-        times["optimizer"] = clock() - start
-    return times
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median, quartiles and minimum."""
-    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    return {"median": median, "q1": q1, "q3": q3, "min": min(values)}
-
-
-def step_seconds(seconds: Seconds, name: str) -> list[float]:
-    """Forward plus backward, one per round."""
-    return [f + b for f, b in zip(seconds[name]["forward"], seconds[name]["backward"], strict=True)]
-
-
-def speed(seconds: Seconds, name: str, reference: str) -> dict[str, float]:
-    """How many times faster `name` is than `reference`: the summary of the ratios within each round."""
-    pairs = zip(step_seconds(seconds, reference), step_seconds(seconds, name), strict=True)
-    return summary([theirs / ours for theirs, ours in pairs])
 
 
 def check_same_function(outputs: dict[str, Tensor], reference: str, tolerance: float) -> dict[str, float]:
@@ -122,62 +35,6 @@ def check_same_function(outputs: dict[str, Tensor], reference: str, tolerance: f
     if wrong := {name: d for name, d in differences.items() if not d <= tolerance}:
         raise RuntimeError(f"these methods do not compute what {reference!r} computes (above {tolerance}): {wrong}")
     return differences
-
-
-def machine() -> dict[str, Any]:
-    """What a reader needs to judge the figures. No name and no path of the machine."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    features = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
-    flags = (cpu.get("flags") or cpu.get("Features") or "").split()
-    return {
-        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
-        "cpu_features": [name for name in features if name in flags],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "multilora")},
-    }
-
-
-class Load:
-    """How busy others kept the machine inside a `with` block, into `facts`.
-
-    `others_cpu`: share of all cores' time that other processes (or the host) took; None where /proc/stat is missing.
-    """
-
-    facts: dict[str, Any]
-
-    def __enter__(self) -> Load:
-        self.facts = {"load_average_before": load_average()}
-        self._wall, self._own, self._busy = time.perf_counter(), time.process_time(), _busy_seconds()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        wall, own = time.perf_counter() - self._wall, time.process_time() - self._own
-        busy = _busy_seconds()
-        others = None
-        if busy is not None and self._busy is not None:
-            others = round(max(0.0, busy - self._busy - own) / (wall * (os.cpu_count() or 1)), 4)
-        self.facts |= {"load_average_after": load_average(), "others_cpu": others}
-
-
-def _busy_seconds() -> float | None:
-    """Seconds that all cores together were not idle since the system started, time stolen by the host included."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
-        int, stat.read_text().split("\n", 1)[0].split()[1:]
-    )
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def load_average() -> list[float]:
-    """Over 1, 5 and 15 minutes."""
-    return [round(value, 2) for value in os.getloadavg()]
 
 
 def parser(description: str, repeats: int, minutes: float, num_loras: Sequence[int]) -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import methods
-from benchmarks.common import Case, Seconds, speed, step_seconds, summary
+from multilora.bench.rounds import Case, Seconds, speed, step_seconds, summary
 
 PRODUCTS = "products"
 MIB = 2**20
@@ -26,7 +26,7 @@ def record(
     """The group as it goes into the JSON.
 
     Args:
-        load: `common.Load.facts` of the timed rounds.
+        load: `machine.Load.facts` of the timed rounds.
         products_lack_base: the products' case has the low-rank part alone; the base's part is then the whole time of
             the frozen base in the same round.
     """

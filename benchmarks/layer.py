@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common, group, methods
-from benchmarks.kept import live_bytes, saved_bytes
 from benchmarks.products import Products, base_flops, low_rank_flops
+from multilora.bench import machine, rounds
+from multilora.bench.kept import live_bytes, saved_bytes
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 
@@ -59,14 +60,14 @@ def _run(setting: str, num_loras: int, options: argparse.Namespace) -> dict[str,
     for case in cases:
         case.facts["difference_from_lora"] = differences.get(case.name)
     products = Products(options.tokens, options.d_in, options.d_out, num_loras * options.r, dtype, with_base=True)
-    cases.append(common.Case(group.PRODUCTS, "products", products.forward, lambda _: products.backward()))
+    cases.append(rounds.Case(group.PRODUCTS, "products", products.forward, lambda _: products.backward()))
     minutes = options.minutes / (len(options.settings) * len(options.num_loras))
-    with common.Load() as load:
-        seconds = common.run_rounds(cases, options.repeats, minutes, options.clock)
+    with machine.Load() as load:
+        seconds = rounds.run_rounds(cases, options.repeats, minutes, options.clock)
     return group.record(setting, num_loras, options.r, cases, seconds, load.facts, products_lack_base=False)
 
 
-def _case(name: str, label: str, model: nn.Module, x: Tensor, g: Tensor, rank: int) -> common.Case:
+def _case(name: str, label: str, model: nn.Module, x: Tensor, g: Tensor, rank: int) -> rounds.Case:
     # The layer itself: the wrappers that PEFT puts around a model cost the same whatever the method.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     layer = inner.get_submodule("0")
@@ -88,7 +89,7 @@ def _case(name: str, label: str, model: nn.Module, x: Tensor, g: Tensor, rank: i
         "saved_bytes": saved_bytes(forward_to_count, existing),
         "live_bytes": live_bytes(forward_to_count, existing),
     }
-    return common.Case(name, label, lambda: layer(x), lambda y: y.backward(g), reset, None, facts)
+    return rounds.Case(name, label, lambda: layer(x), lambda y: y.backward(g), reset, None, facts)
 
 
 if __name__ == "__main__":

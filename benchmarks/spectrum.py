@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import common
+from multilora.bench import machine, rounds
 from multilora.config import MultiLoraConfig
 from multilora.functional import delta_weight
 from multilora.safetensors_writer import write_safetensors
@@ -77,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     console = common.console()
     record = common.start_record("spectrum", options)
     common.print_head(console, record)
-    with common.Load() as load:
+    with machine.Load() as load:
         pair = _pair(options)
     record["groups"].append({"name": "pair", **pair, "load": load.facts})
-    with common.Load() as load:
+    with machine.Load() as load:
         began, before = time.perf_counter(), _children_seconds()
         adapter = _adapter(options)
         wall, own = time.perf_counter() - began, _children_seconds() - before
@@ -153,7 +154,7 @@ def _pair(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "shape": [options.d, options.d],
         "rank": options.num_loras * options.r,
-        "seconds": {name: common.summary(times) for name, times in seconds.items()},
+        "seconds": {name: rounds.summary(times) for name, times in seconds.items()},
         "samples": seconds,
         "difference": differences,
     }

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import common, group, methods, targets
-from benchmarks.kept import live_bytes, saved_bytes
 from benchmarks.products import Products, base_flops, low_rank_flops
+from multilora.bench import machine, rounds
+from multilora.bench.kept import live_bytes, saved_bytes
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 1e-1}
 # So that the output layer has a large model's share of the products (4 % of the blocks'; LLaMA-7B has 2 %, and with a
@@ -88,12 +89,12 @@ def _run(setting: str, num_loras: int, options: argparse.Namespace) -> dict[str,
         case.facts["difference_from_lora"] = differences.get(case.name)
     cases.append(_low_rank_products([(tokens.numel(), *shape, rank) for shape in shapes], dtype))
     minutes = options.minutes / (len(options.settings) * len(options.num_loras))
-    with common.Load() as load:
-        seconds = common.run_rounds(cases, options.repeats, minutes, options.clock)
+    with machine.Load() as load:
+        seconds = rounds.run_rounds(cases, options.repeats, minutes, options.clock)
     return group.record(setting, num_loras, options.r, cases, seconds, load.facts, products_lack_base=True)
 
 
-def _case(name: str, label: str, model: nn.Module, tokens: Tensor) -> common.Case:
+def _case(name: str, label: str, model: nn.Module, tokens: Tensor) -> rounds.Case:
     llama = model.get_base_model() if hasattr(model, "get_base_model") else model
     # So that gradients flow through every block for every method, the frozen base too.
     embedding = llama.get_input_embeddings()  # type: ignore[operator]
@@ -112,12 +113,12 @@ def _case(name: str, label: str, model: nn.Module, tokens: Tensor) -> common.Cas
     }
     # A learning rate of zero: the arithmetic of a step, and all rounds and methods keep the same values.
     optimizer = torch.optim.AdamW(trainable, lr=0.0, weight_decay=0.0) if trainable else None
-    return common.Case(
+    return rounds.Case(
         name, label, forward, lambda loss: loss.backward(), lambda: model.zero_grad(set_to_none=True), optimizer, facts
     )
 
 
-def _low_rank_products(shapes: Sequence[tuple[int, int, int, int]], dtype: torch.dtype) -> common.Case:
+def _low_rank_products(shapes: Sequence[tuple[int, int, int, int]], dtype: torch.dtype) -> rounds.Case:
     """Every layer's six low-rank products: forward in the order of the layers, backward from the last to the first."""
     layers = [Products(*shape, dtype, with_base=False) for shape in shapes]
 
@@ -129,7 +130,7 @@ def _low_rank_products(shapes: Sequence[tuple[int, int, int, int]], dtype: torch
         for layer in reversed(layers):
             layer.backward()
 
-    return common.Case(group.PRODUCTS, "low-rank products", forward, backward)
+    return rounds.Case(group.PRODUCTS, "low-rank products", forward, backward)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.kept import live_bytes, saved_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import common, group, layer, methods, products, targets, training
+from multilora.bench import rounds
+from multilora.bench.kept import live_bytes, saved_bytes
 
 ITEM_SIZE = {"fp32": 4, "bf16": 2}
 
@@ -249,14 +250,14 @@ def test_products_are_those_of_the_layer() -> None:
 
 def test_rounds_have_every_case_once_after_changing_neighbours() -> None:
     order: list[str] = []
-    cases = [common.Case(name, name, lambda name=name: order.append(name), lambda _: None) for name in ("a", "b", "c")]
-    seconds = common.run_rounds(cases, repeats=50, minutes=0.0)
+    cases = [rounds.Case(name, name, lambda name=name: order.append(name), lambda _: None) for name in ("a", "b", "c")]
+    seconds = rounds.run_rounds(cases, repeats=50, minutes=0.0)
     assert gc.isenabled()
-    assert {len(s["forward"]) for s in seconds.values()} == {common.LEAST_ROUNDS}
-    rounds = [order[i : i + 3] for i in range(0, len(order), 3)]
-    assert len(rounds) == common.WARM_UP + common.LEAST_ROUNDS
-    assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
-    assert {before for r in rounds for before, case in pairwise(r) if case == "b"} == {"a", "c"}
+    assert {len(s["forward"]) for s in seconds.values()} == {rounds.LEAST_ROUNDS}
+    made = [order[i : i + 3] for i in range(0, len(order), 3)]
+    assert len(made) == rounds.WARM_UP + rounds.LEAST_ROUNDS
+    assert all(sorted(r) == ["a", "b", "c"] for r in made)
+    assert {before for r in made for before, case in pairwise(r) if case == "b"} == {"a", "c"}
 
 
 def test_speed_is_taken_within_each_round() -> None:
@@ -264,7 +265,7 @@ def test_speed_is_taken_within_each_round() -> None:
         "ours": {"forward": [1.0, 10.0, 1.0], "backward": [1.0, 10.0, 1.0]},
         "theirs": {"forward": [2.0, 20.0, 3.0], "backward": [2.0, 20.0, 1.0]},
     }
-    assert common.speed(seconds, "ours", "theirs") == {"median": 2.0, "q1": 2.0, "q3": 2.0, "min": 2.0}
+    assert rounds.speed(seconds, "ours", "theirs") == {"median": 2.0, "q1": 2.0, "q3": 2.0, "min": 2.0}
 
 
 @pytest.mark.parametrize(("speed", "met", "short_by"), [(1.10, True, 0.0), (1.05, False, 0.05)])
@@ -300,7 +301,7 @@ def test_necessary_is_the_frozen_base_plus_the_low_rank_products() -> None:
         return {"forward": [step / 2] * 5, "backward": [step / 2] * 5, "optimizer": []}
 
     seconds = {name: times(2.0) for name in methods.ADAPTED} | {methods.BASE: times(1.0), group.PRODUCTS: times(0.5)}
-    cases = [common.Case(name, name, lambda: None, lambda _: None, facts={"flops": 1}) for name in seconds]
+    cases = [rounds.Case(name, name, lambda: None, lambda _: None, facts={"flops": 1}) for name in seconds]
     entry = group.record("fp32", 3, 32, cases, seconds, {}, products_lack_base=True)
     assert entry["necessary"]["seconds"]["median"] == pytest.approx(1.5)
     assert entry["methods"][methods.VECTOR]["step_over_necessary"]["median"] == pytest.approx(2 / 1.5)

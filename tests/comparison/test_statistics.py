@@ -46,7 +46,7 @@ def test_what_is_the_same_everywhere_cancels() -> None:
 
 
 def test_the_spread_is_that_of_seeds_and_examples_together() -> None:
-    # Variance of the mean of an S × N table with random rows and columns: var_rows/S + var_columns/N, the first known by
+    # Variance of the mean of an S × N table of random rows and columns: var_rows/S + var_columns/N, the first known by
     # S - 1 degrees of freedom; as a bootstrap sees it, so within some percent.
     rng = np.random.default_rng(1)
     rows, columns = rng.normal(size=(40, 1)), rng.normal(size=(1, 200))

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from benchmarks.kept import saved_bytes
 from transformers import PreTrainedModel
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-from live_bytes import LiveBytes, phased
 from llama_shapes import method
 from miniature import make_model
+from multilora.bench.kept import saved_bytes
+from multilora.bench.live_bytes import LiveBytes, phased
 from multilora.commands.plan import Plan, plan_recipe
 from multilora.recipe.file import load_recipe
 from multilora.resources.blocks import Computation

@@ -1,0 +1,1 @@
+"""Measuring what methods cost on a machine: time in interleaved rounds, and bytes by kind."""
