@@ -63,9 +63,9 @@ def compare(
     from multilora_cli.show_compare import show_comparison
 
     options = CompareOptions(
-        methods=_listed(methods),
+        methods=listed(methods),
         seeds=seeds,
-        regimes=_listed(regimes),
+        regimes=listed(regimes),
         learning_rates=_numbers("--lr-sweep", lr_sweep),
         limit=limit,
         out=out,
@@ -82,7 +82,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def _listed(text: str | None) -> list[str] | None:
+def listed(text: str | None) -> list[str] | None:
     """Comma-separated names; a comma inside a method's options belongs to them."""
     return None if text is None else [name.strip() for name in re.split(r",(?![\w]+=)", text) if name.strip()]
 

@@ -38,7 +38,7 @@ def recipe(**method: Any) -> Recipe:
     ],
 )
 def test_names(name: str, section: Any) -> None:
-    assert named_method(name, recipe()).section == section
+    assert named_method(name, recipe().method).section == section
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_names(name: str, section: Any) -> None:
 )
 def test_what_is_no_method(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        named_method(name, recipe())
+        named_method(name, recipe().method)
 
 
 def test_the_recipes_own_method_must_be_one() -> None:
     with pytest.raises(InputError, match="means the recipe's method, which is lora"):
-        named_method("multilora", recipe(name="lora", r=8))
+        named_method("multilora", recipe(name="lora", r=8).method)
 
 
 def test_the_total_rank_is_what_compares() -> None:
-    ranks = [named_method(name, recipe()).total_rank for name in ("multilora", "lora@24", "multilora@1x24", "full")]
+    ranks = [named_method(name, recipe().method).total_rank for name in ("multilora", "lora@24", "multilora@1x24", "full")]
     assert ranks == [24, 24, 24, None]

@@ -120,7 +120,7 @@ def _section(recipe: Recipe, options: CompareOptions) -> ComparisonSection:
             name: section.methods.get(name, ComparedMethod.model_validate({})).model_dump() for name in options.methods
         }
         for name in options.methods:
-            named_method(name, recipe)
+            named_method(name, recipe.method)
     data = section.model_dump() | {key: value for key, value in given.items() if value is not None}
     if options.learning_rates:  # for every method alike
         data["methods"] = {name: of | {"learning_rates": None} for name, of in data["methods"].items()}

@@ -68,7 +68,7 @@ class Grid:
                 "comparison.methods: none given; name some, in the recipe or by --methods full,lora@24,multilora"
             )
         self.recipe, self.section, self.out = recipe, section, out
-        self.methods = [named_method(name, recipe) for name in section.methods]
+        self.methods = [named_method(name, recipe.method) for name in section.methods]
         folders = [method.folder for method in self.methods]
         if twice := [folder for folder in folders if folders.count(folder) > 1]:
             raise InputError(f"comparison.methods: two methods would share the folder {twice[0]!r}; drop one")

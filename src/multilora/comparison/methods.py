@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from multilora.errors import InputError, nearest
-from multilora.recipe import FullMethod, LoraMethod, MultiLoraMethod, Recipe
+from multilora.recipe import FullMethod, LoraMethod, MultiLoraMethod
 
 Method = MultiLoraMethod | LoraMethod | FullMethod
 
@@ -51,15 +51,15 @@ class NamedMethod:
         return self.section.r if isinstance(self.section, LoraMethod) else None
 
 
-def named_method(name: str, recipe: Recipe) -> NamedMethod:
+def named_method(name: str, own: Method) -> NamedMethod:
     """The method that a short name means.
 
-    What a recipe's method says about its targets holds for every method that has targets.
+    What the own method says about its targets holds for every method that has targets.
 
     Args:
-        name: `full`; `lora@RANK`; `multilora`, the recipe's own method; `multilora@NxR`, n modules of rank r. Options
+        name: `full`; `lora@RANK`; `multilora`, the own method; `multilora@NxR`, n modules of rank r. Options
             of the recipe's section may follow: `:key=value,key=value`.
-        recipe: the recipe.
+        own: the method of the recipe.
 
     Raises:
         InputError: there is no such method, or its options are not right.
@@ -67,7 +67,7 @@ def named_method(name: str, recipe: Recipe) -> NamedMethod:
     match = _NAME.fullmatch(name)
     kind, size, options = match.group("kind", "size", "options") if match else (name, None, None)
     values = _options(name, options or "")
-    targets = {key: value for key in _SHARED if (value := getattr(recipe.method, key, None)) is not None}
+    targets = {key: value for key in _SHARED if (value := getattr(own, key, None)) is not None}
     if kind == "full" and size is None:
         return NamedMethod(name, _validated(name, FullMethod, values))
     if kind == "lora":
@@ -75,10 +75,9 @@ def named_method(name: str, recipe: Recipe) -> NamedMethod:
             name, _validated(name, LoraMethod, targets | _without({"r": _rank(name, size)}, values, name))
         )
     if kind == "multilora" and size is None:
-        if not isinstance(recipe.method, MultiLoraMethod):
-            raise InputError(f"methods: {name!r} means the recipe's method, which is {recipe.method.name}; {_SIZED}")
-        own = recipe.method.model_dump(exclude={"name"})
-        return NamedMethod(name, _validated(name, MultiLoraMethod, own | values))
+        if not isinstance(own, MultiLoraMethod):
+            raise InputError(f"methods: {name!r} means the recipe's method, which is {own.name}; {_SIZED}")
+        return NamedMethod(name, _validated(name, MultiLoraMethod, own.model_dump(exclude={"name"}) | values))
     if kind == "multilora":
         parts = re.fullmatch(r"(\d+)x(\d+)", size or "")
         if parts is None:

@@ -1,0 +1,100 @@
+"""The models that a bench measures: one base with random weights, adapted by each method."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from multilora.comparison.methods import NamedMethod
+from multilora.recipe import FullMethod
+from multilora.training.model import apply_method
+
+FROZEN = "frozen base"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and its training step.
+
+    Attributes:
+        name: the method's, or `FROZEN`.
+        model: in training mode.
+        full: all weights are trained, in fp32, with bf16 left to autocast.
+        bf16: the base's weights, or autocast's dtype.
+    """
+
+    name: str
+    model: Any
+    full: bool
+    bf16: bool
+
+    @cached_property
+    def trainable(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """AdamW with a learning rate of zero: a step's arithmetic, and weights that stay. None: nothing is trained."""
+        return torch.optim.AdamW(self.trainable, lr=0.0, fused=True) if self.trainable else None
+
+    @property
+    def existing(self) -> list[Tensor]:
+        """Parameters and buffers."""
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Of predicting the tokens (rows, length), with a graph to go back through."""
+        with self._precision(tokens.device.type):
+            return self.model(input_ids=tokens, labels=tokens, use_cache=False).loss
+
+    def _precision(self, device: str) -> AbstractContextManager[Any]:
+        return torch.autocast(device, torch.bfloat16) if self.full and self.bf16 else nullcontext()
+
+
+def base_model(config: Any, bf16: bool, device: str) -> Any:
+    """A model of this configuration with random weights, on which neither time nor memory depends."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if bf16 else torch.float32)
+    return model.requires_grad_(False).train()
+
+
+def build(method: NamedMethod | None, base: Any, bf16: bool, checkpointing: bool) -> Subject:
+    """The base adapted by a method; None: the frozen base, through which gradients flow as through an adapted one.
+
+    Adapted models share the base's weights; full fine-tuning has a copy of its own, in fp32.
+
+    Raises:
+        InputError: the method does not fit the model.
+    """
+    full = method is not None and isinstance(method.section, FullMethod)
+    shared = {} if full else {id(p): p for p in base.parameters()}
+    model = copy.deepcopy(base, memo=shared)
+    if full:
+        model = model.float()
+    if method is not None:
+        model, _ = apply_method(model, method.section)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if method is None:
+        model.get_input_embeddings().register_forward_hook(_with_gradient)
+    return Subject(FROZEN if method is None else method.name, model.train(), full, bf16)
+
+
+def unique_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the tensors' storages, each once."""
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def _with_gradient(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.requires_grad_()

@@ -1,0 +1,91 @@
+"""What `multilora bench` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_KINDS = ("weights", "activations", "gradients", "optimizer", "peak")
+_BUSY = 0.02
+
+
+def show_bench(result: Mapping[str, Any], out: Path | None) -> None:
+    """A table for each length, how memory grows, and whether the machine was quiet."""
+    console = Console(highlight=False)
+    for length, at in result["lengths"].items():
+        console.print(_speeds(length, at, result["reference"]))
+        console.print(_memory(length, at))
+    for line in _growth(result):
+        console.print(line)
+    others = [at["load"]["others_cpu"] for at in result["lengths"].values()]
+    if any(share is None or share > _BUSY for share in others):
+        share = max((share for share in others if share is not None), default=None)
+        took = "an unknown share" if share is None else f"up to {100 * share:.0f} %"
+        console.print(
+            f"[bold red]others took {took} of the cores' time meanwhile: times are provisional, bytes are not[/]"
+        )
+    for fault in result["faults"]:
+        console.print(f"[red]{escape(fault['method'])}, {fault['length']} tokens: {escape(fault['message'])}[/]")
+    if out is not None:
+        console.print(f"[bold green]bench[/] {escape(str(out))}", soft_wrap=True)
+
+
+def _speeds(length: str, at: Mapping[str, Any], reference: str | None) -> Table:
+    table = _titled(f"{at['tokens']:,} tokens in rows of {length}: tokens per second, medians of rounds in turns")
+    for name in ("trained", "adapter, MiB", "forward", "whole step", *([f"over {reference}"] if reference else [])):
+        table.add_column(escape(name), justify="right")
+    for name, method in at["methods"].items():
+        speed, ratio = method["tokens_per_second"], method["tokens_per_second"]["over_reference"]
+        adapter = method["adapter_bytes"]
+        over = f"{ratio['median']:.2f} [dim]({ratio['q1']:.2f}-{ratio['q3']:.2f})[/]" if ratio else ""
+        table.add_row(
+            escape(name),
+            f"{method['trainable_parameters']:,}",
+            "" if adapter is None else _mib(adapter),
+            f"{speed['forward']:,.0f}",
+            f"{speed['step']:,.0f}",
+            *([over] if reference else []),
+        )
+    return table
+
+
+def _memory(length: str, at: Mapping[str, Any]) -> Table:
+    table = _titled(f"{at['tokens']:,} tokens in rows of {length}: memory, MiB")
+    for kind in _KINDS:
+        table.add_column(kind, justify="right")
+    for name, method in at["methods"].items():
+        table.add_row(escape(name), *(_mib(method["bytes"][kind]) for kind in _KINDS))
+    return table
+
+
+def _titled(title: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table.add_column("method", style="bold", overflow="fold")
+    return table
+
+
+def _growth(result: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for length, grown in result["growth"]["modules"].items():
+        tokens = result["lengths"][length]["tokens"]
+        per_token = grown["per_module"] / tokens
+        lines.append(
+            f"a module more keeps {_mib(grown['per_module'])} MiB more for backward in rows of {length}: "
+            f"{per_token:,.0f} bytes per token"
+        )
+    if result["growth"]["per_token"]:
+        least = ", ".join(
+            f"{escape(name)} {value:,.0f}" for name, value in sorted(result["growth"]["per_token"].items())
+        )
+        lines.append(f"bytes kept per token more: {least}")
+    return lines
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:,.1f}"
