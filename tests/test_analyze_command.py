@@ -36,6 +36,17 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
+@pytest.fixture(autouse=True)
+def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds: one test has them drawn."""
+    if "with_figures" not in request.fixturenames:
+        monkeypatch.setattr("multilora.commands.analyze.write_figures", lambda folder, data: [])
+
+
+@pytest.fixture
+def with_figures() -> None: ...
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/, full/, lora/, multi/, comparison/."""
@@ -78,9 +89,11 @@ def test_a_mix_of_everything(root: Path, run: Run, tmp_path: Path) -> None:
         assert name in out
     for word in ("q_proj", "down_proj", "all", "effective rank", "φ(1,1) left", "all runs"):
         assert word in out
-    assert "analysis" in out.splitlines()[-1]
+    assert out.splitlines()[-2:] == [f"analysis {tmp_path / 'out'}", f"page {tmp_path / 'out' / 'report.html'}"]
+    assert '<section id="spectra"' in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_the_table_has_one_row_per_matrix_and_measure(root: Path, run: Run, tmp_path: Path) -> None:
     code, _, _ = run(root / "comparison", "--out", tmp_path)
     assert code == 0
@@ -100,7 +113,8 @@ def test_the_table_has_one_row_per_matrix_and_measure(root: Path, run: Run, tmp_
         values = [row["value"] for row in rows if (row["run"], row["measure"]) == (name, "stable_rank")]
         assert facts["total"]["stable_rank"]["mean"] == pytest.approx(sum(values) / len(values))
         assert facts["total"]["stable_rank"]["count"] == len(values) == 14
-    assert {path.name for path in tmp_path.iterdir()} == {"analysis.json", "analysis.parquet", "cache"}
+    written = {"report.html", "analysis.json", "analysis.parquet", "figures", "cache"}
+    assert {path.name for path in tmp_path.iterdir()} == written
 
 
 def test_again_is_the_same_bytes(root: Path, run: Run, tmp_path: Path) -> None:
@@ -214,3 +228,6 @@ def test_names_with_markup_are_printed_as_they_are(root: Path, run: Run, tmp_pat
     assert code == 0
     assert "[red]<b>x�[31m" in out
     assert "\x1b[31m" not in out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "[red]&lt;b&gt;x�[31m" in page
+    assert "<b>" not in page

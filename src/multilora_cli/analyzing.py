@@ -22,7 +22,7 @@ def analyze(
         list[str],
         typer.Argument(metavar="RUN...", help="Folders of runs, comparisons, adapters (PEFT LoRA too) and models."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for analysis.json and analysis.parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder for the page, the figures and the numbers.")],
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The base model, folder or hub id. Default: as the runs tell.")
     ] = None,

@@ -69,6 +69,7 @@ def show_analysis(report: AnalyzeReport) -> None:
     if len(report.faults) > _NAMED_FAULTS:
         console.print(f"[red]and {len(report.faults) - _NAMED_FAULTS:,} more matrices[/]; analysis.json names them")
     console.print(f"[bold green]analysis[/] {_shown(str(report.folder))}", soft_wrap=True)
+    console.print(f"[bold green]page[/] {_shown(str(report.page))}", soft_wrap=True)
 
 
 def _table(name: str, run: Mapping[str, Any]) -> Table:

@@ -29,6 +29,8 @@ def show_comparison(comparison: Comparison) -> None:
     if any("tokens_per_second" in method for method in results["methods"].values()):
         console.print(_resources(results["methods"]))
     console.print(f"[bold green]comparison[/] {escape(str(comparison.folder))}", soft_wrap=True)
+    if comparison.page is not None:
+        console.print(f"[bold green]page[/] {escape(str(comparison.page))}", soft_wrap=True)
 
 
 def _scores(regime: str, found: Mapping[str, Any]) -> Table:
@@ -74,7 +76,7 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
 def _resources(methods: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="training", title_justify="left", pad_edge=False)
     table.add_column("method", style="bold", overflow="fold")
-    for heading in ("trained parameters", "weights, MB", "learning rate", "tokens/s", "peak memory, MiB", "forgetting"):
+    for heading in ("trained", "weights\nMB", "learning\nrate", "tokens/s", "peak\nMiB", "forgetting\nnats"):
         table.add_column(heading, justify="right", overflow="fold")
     for name, method in methods.items():
         if "tokens_per_second" not in method:

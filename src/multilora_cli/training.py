@@ -51,6 +51,9 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="The comparison's folder. Default: beside the recipe's output.")
     ] = None,
+    analysis: Annotated[
+        bool, typer.Option(help="End with the analysis of what training changed, and the page.")
+    ] = True,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, as for train.")
     ] = None,
@@ -69,6 +72,7 @@ def compare(
         learning_rates=_numbers("--lr-sweep", lr_sweep),
         limit=limit,
         out=out,
+        analysis=analysis,
     )
     try:
         comparison = compare(recipe, overrides or [], options, progress_for(Console()))

@@ -70,5 +70,6 @@ def test_the_recipes_own_method_must_be_one() -> None:
 
 
 def test_the_total_rank_is_what_compares() -> None:
-    ranks = [named_method(name, recipe().method).total_rank for name in ("multilora", "lora@24", "multilora@1x24", "full")]
+    own = recipe().method
+    ranks = [named_method(name, own).total_rank for name in ("multilora", "lora@24", "multilora@1x24", "full")]
     assert ranks == [24, 24, 24, None]

@@ -40,4 +40,5 @@ def test_demo(commands: list[str], tmp_path: Path) -> None:
     assert set(results["methods"]) == {"full", "lora@24", "multilora"}
     assert len(results["regimes"]["mixed"]["metrics"]) == 8
     assert all(method["forgetting"] for method in results["methods"].values())
-    assert "demo_run/comparison" in done.stdout
+    assert "demo_run/comparison/analysis/report.html" in done.stdout
+    assert (tmp_path / "demo_run/comparison/analysis/report.html").is_file()

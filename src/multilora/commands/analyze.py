@@ -11,6 +11,8 @@ import torch
 
 from multilora.errors import InputError
 from multilora.folders import is_empty
+from multilora.report.page import REPORT_FILE, report_on
+from multilora.report.static import write_figures
 from multilora.spectral.analysis import AnalysisProgress, Fault, analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import AdapterDelta, DecompositionOptions
@@ -19,7 +21,7 @@ from multilora.spectral.model_weights import ModelWeights, local_model
 from multilora.spectral.sources import Source, base_of, find_sources, references
 from multilora.spectral.tables import JSON_FILE, as_data, write_files
 
-CACHE = "cache"
+CACHE, FIGURES = "cache", "figures"
 PRECISIONS = {"auto": None, "fp32": torch.float32, "fp64": torch.float64}
 
 
@@ -51,20 +53,22 @@ class AnalyzeReport:
     """What `analyze` wrote.
 
     Attributes:
-        folder: with analysis.json, analysis.parquet and cache/.
+        folder: with report.html, analysis.json, analysis.parquet, figures/ and cache/.
+        page: the page.
         data: the content of analysis.json.
         faults: the matrices that could not be analysed.
         notes: what the reader has to know besides.
     """
 
     folder: Path
+    page: Path
     data: Mapping[str, Any]
     faults: Sequence[Fault]
     notes: Sequence[str]
 
 
 def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress: AnalysisProgress) -> AnalyzeReport:
-    """Analyse runs, and write analysis.json and analysis.parquet. Goes on where an earlier one was interrupted.
+    """Analyse runs; write analysis.json, analysis.parquet, figures and the page. Goes on where it was interrupted.
 
     Args:
         targets: folders of runs, comparisons, adapters and models.
@@ -101,7 +105,9 @@ def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress
     data = as_data(found, location, asdict(options), notes)
     out.mkdir(parents=True, exist_ok=True)
     write_files(out, data, found)
-    return AnalyzeReport(out, data, found.faults, notes)
+    write_figures(out / FIGURES, data)
+    report_on(out / REPORT_FILE, data, [Path(target) for target in targets])
+    return AnalyzeReport(out, out / REPORT_FILE, data, found.faults, notes)
 
 
 def _check_options(options: AnalyzeOptions) -> None:

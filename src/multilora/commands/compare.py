@@ -23,6 +23,8 @@ from multilora.recipe.file import load_recipe
 from multilora.training.model import ModelSource
 from multilora.training.progress import quiet_libraries
 
+ANALYSIS = "analysis"
+
 
 @dataclass(frozen=True)
 class CompareOptions:
@@ -35,6 +37,7 @@ class CompareOptions:
         learning_rates: to sweep.
         limit: test rows per task.
         out: the comparison's folder; None: `comparison` beside the recipe's output.
+        analysis: end with the analysis of what training changed, and the page.
     """
 
     methods: Sequence[str] | None = None
@@ -43,6 +46,7 @@ class CompareOptions:
     learning_rates: Sequence[float] | None = None
     limit: int | None = None
     out: Path | None = None
+    analysis: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,16 @@ class Comparison:
     """What `compare` made.
 
     Attributes:
-        folder: with comparison.json, results.json and the cells.
+        folder: with comparison.json, results.json, the cells, and analysis/.
         results: the content of results.json.
         failures: the cells that did not end well.
+        page: the page; None: no cell is done, or it was not asked for.
     """
 
     folder: Path
     results: Mapping[str, Any]
     failures: Sequence[Failure]
+    page: Path | None = None
 
 
 def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progress: ComparisonProgress) -> Comparison:
@@ -99,12 +105,44 @@ def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progr
         progress.stop()
     results = summary(grid, finals, tried, chosen)
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
-    return Comparison(out, results, failures)
+    page = _page(out, progress) if options.analysis and any(map(is_done, finals)) else None
+    return Comparison(out, results, failures, page)
 
 
 def failed_lines(failures: Sequence[Failure]) -> list[str]:
     """What to tell about cells that failed, with where to read more."""
     return [f"{failure.cell.title}: {failure.reason}\n    {failure.log}" for failure in failures]
+
+
+def _page(out: Path, progress: ComparisonProgress) -> Path:
+    """Analyse the cells, and write the page; of results alone, where there is nothing to analyse."""
+    from multilora.commands.analyze import AnalyzeOptions, analyze
+    from multilora.report.page import REPORT_FILE, report_on
+
+    folder = out / ANALYSIS
+    try:
+        return analyze([str(out)], folder, AnalyzeOptions(), _AnalysisNotes(progress)).page
+    except InputError as error:
+        progress.note(f"no analysis: {error}")
+    folder.mkdir(exist_ok=True)
+    report_on(folder / REPORT_FILE, None, [out])
+    return folder / REPORT_FILE
+
+
+@dataclass(frozen=True)
+class _AnalysisNotes:
+    """Tells a comparison's watcher how its analysis goes."""
+
+    progress: ComparisonProgress
+
+    def note(self, text: str) -> None: ...
+
+    def start(self, matrices: int) -> None:
+        self.progress.note(f"analysing what training changed in {matrices:,} matrices")
+
+    def matrix(self, run: str, layer: str) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 def _section(recipe: Recipe, options: CompareOptions) -> ComparisonSection:

@@ -1,0 +1,1 @@
+"""The page of a study: what was trained, what came out, and what training changed in the weights."""

@@ -1,0 +1,115 @@
+"""The paper's claims, each with a criterion that is computed: held, not held, or not measured by these runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from multilora.report.numbers import short
+from multilora.report.pairing import Facts, Method, Roles, Spectra, compared_roles
+from multilora.report.spectral_claims import spectral_claims
+from multilora.report.verdicts import Claim, Outcome, gap, ratio, signed_points, together
+
+__all__ = ["Claim", "judge"]
+
+MARGIN = 0.01  # of a match, as a share
+LEAST_SPEED, MOST_MEMORY = 0.9, 1.05
+
+_PAPER, _OURS = "MultiLoRA, arXiv 2311.11501", "the fair control, of this project"
+
+
+def judge(data: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """All claims: about scores, about spectra, about resources.
+
+    Claims about spectra hold if the means over all matrices and seeds agree, and more than half of the matrices in most
+    seeds. Claims about scores hold by the 95 % interval of the paired difference. What the runs do not tell is not
+    measured.
+
+    Args:
+        data: the content of analysis.json; None: nothing was analysed.
+        results: the contents of the results.json of comparisons.
+    """
+    return [*_scores(results), *spectral_claims(Spectra(data)), *_resources(results)]
+
+
+def _scores(results: Sequence[Facts]) -> list[Claim]:
+    others: list[tuple[str, str, str, Callable[[Roles], Method | None]]] = [
+        ("equal", "LoRA of equal total rank n·r", _OURS, lambda roles: roles.equal_lora),
+        ("r", "LoRA of one module's rank r", _PAPER, lambda roles: roles.small_lora),
+        ("full", "full fine-tuning", _PAPER, lambda roles: roles.full),
+    ]
+    claims: list[Claim] = []
+    for regime, trained in (("mixed", "trained on the mixture"), ("single", "trained on each task alone")):
+        for key, other, source, pick in others:
+            margin = MARGIN if key == "full" else 0.0
+            verb = f"matches or exceeds {other}" if margin else f"scores above {other}"
+            least = f"{signed_points(-margin)} points, the margin of a match" if margin else "zero"
+            text = (
+                f"MultiLoRA {verb} on the average of the tasks, {trained}: the 95 % interval of the mean difference "
+                f"over seeds, paired, lies above {least}."
+            )
+            outcomes = [_score(found, regime, other, pick, margin) for found in results]
+            claims.append(Claim(f"score-{regime}-{key}", text, source, *together(outcomes)))
+    return claims
+
+
+def _score(results: Facts, regime: str, other: str, pick: Callable[[Roles], Method | None], margin: float) -> Outcome:
+    roles = compared_roles(results)
+    first, second = roles.multilora, pick(roles)
+    if first is None or second is None:
+        return "not measured", f"no {'MultiLoRA' if first is None else other} among the methods compared"
+    if regime not in results.get("regimes", {}):
+        return "not measured", f"the regime {regime!r} was not run"
+    found = gap(results["regimes"][regime], first.name, second.name)
+    if isinstance(found, str):
+        return "not measured", found
+    words = f"{first.name} minus {second.name}: {found.words()}"
+    if found.low is None or found.high is None:
+        return "not measured", words
+    if found.low > -margin:
+        return "held", words
+    shown = found.high < -margin
+    return "not held", words if shown else f"no {'match' if margin else 'difference'} shown: {words}"
+
+
+def _resources(results: Sequence[Facts]) -> list[Claim]:
+    def slower(first: Facts, second: Facts) -> tuple[bool, str] | None:
+        speeds = [facts.get("tokens_per_second") for facts in (first, second)]
+        found = ratio(*speeds)
+        if found is None:
+            return None
+        words = f"{short(speeds[0])} against {short(speeds[1])} tokens per second, {short(found)} times"
+        return found >= LEAST_SPEED, words
+
+    def leaner(first: Facts, second: Facts) -> tuple[bool, str] | None:
+        peaks = [facts.get("peak_memory_bytes") for facts in (first, second)]
+        found = ratio(*peaks)
+        if found is None or peaks[0] is None or peaks[1] is None:
+            return None
+        words = f"peak memory {peaks[0] / 1e6:,.0f} against {peaks[1] / 1e6:,.0f} MB, {short(found)} times"
+        return found <= MOST_MEMORY, words
+
+    speed = (
+        "MultiLoRA trains about as fast as LoRA of equal total rank: at least "
+        f"{LEAST_SPEED:g} times as many tokens per second."
+    )
+    memory = (
+        "MultiLoRA's memory does not grow with the number of modules beyond LoRA of equal total rank: peak memory at "
+        f"most {MOST_MEMORY:g} times as large."
+    )
+    return [
+        Claim("throughput", speed, _PAPER, *together([_resource(found, slower) for found in results])),
+        Claim("memory", memory, _OURS, *together([_resource(found, leaner) for found in results])),
+    ]
+
+
+def _resource(results: Facts, judged: Callable[[Facts, Facts], tuple[bool, str] | None]) -> Outcome:
+    roles = compared_roles(results)
+    if roles.multilora is None or roles.equal_lora is None:
+        missing = "MultiLoRA" if roles.multilora is None else "LoRA of equal total rank"
+        return "not measured", f"no {missing} among the methods compared"
+    names = roles.multilora.name, roles.equal_lora.name
+    found = judged(*(results["methods"][name] for name in names))
+    if found is None:
+        return "not measured", f"no training of {names[0]} and {names[1]} was measured"
+    return "held" if found[0] else "not held", f"{names[0]} against {names[1]}: {found[1]}"

@@ -1,0 +1,90 @@
+"""What claims and sentences look at in the record of a matrix, beyond its plain measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multilora.report.pairing import Beside, Facts, Values
+from multilora.spectral.measures import SHARES
+
+NEAR_BINS = 5  # tenths of decades
+
+
+def open_shares(found: Beside) -> list[int]:
+    """The k whose energy share the ranks and sizes leave open: as many vectors as the rank hold all the energy."""
+    ranks = [run.method.total_rank for runs in found.runs for run in runs if run.method.total_rank is not None]
+    sizes = [record["spectrum"]["size"] for matrices in found.seeds for records in matrices for record in records]
+    return [top for top in SHARES if top < min([*ranks, *sizes])]
+
+
+def is_bell(histogram: Facts) -> bool:
+    """A flat, bell-shaped spectrum.
+
+    The fullest bin is at least twice as full as the first and as the last one, and more than half of all values lie
+    near it, as `near_fullest` says.
+
+    Args:
+        histogram: counts in tenths of decades, and how many zeros there are besides.
+    """
+    counts: Sequence[int] = histogram["counts"]
+    return bool(counts) and max(counts) >= 2 * max(counts[0], counts[-1]) and near_fullest(histogram) > 0.5
+
+
+def near_fullest(histogram: Facts) -> float:
+    """The share of all values, zeros included, within half a decade of the fullest bin; of equal ones, the best."""
+    counts: Sequence[int] = histogram["counts"]
+    fullest = [number for number, count in enumerate(counts) if count == max(counts)]
+    around = [sum(counts[max(0, number - NEAR_BINS) : number + NEAR_BINS + 1]) for number in fullest]
+    return max(around, default=0) / max(1, sum(counts) + histogram["zeros"])
+
+
+def shared_similarity(one: Facts, other: Facts, side: str) -> Values | None:
+    """The similarity to the reference of two records, averaged over the ranks at which both have it."""
+    first, second = one["measures"], other["measures"]
+    shared = [name for name in first if name.startswith(f"similarity_{side}_") and name in second]
+    if not shared:
+        return None
+    return sum(first[name] for name in shared) / len(shared), sum(second[name] for name in shared) / len(shared)
+
+
+def module_similarities(record: Facts) -> Values | None:
+    """Mean similarity of two modules and that of random subspaces, left and then right.
+
+    None: fewer than two modules have a subspace, or each spans the whole space.
+    """
+    modules, of = record["modules"], record["measures"]
+    if modules is None or "module_similarity_left" not in of or sum(energy > 0 for energy in modules["energy"]) < 2:
+        return None
+    left, right = modules["random_left"], modules["random_right"]
+    if max(left, right) >= 1:
+        return None
+    return of["module_similarity_left"], left, of["module_similarity_right"], right
+
+
+def largest_module(record: Facts) -> Values | None:
+    """The largest module's share of the modules' energy, and an even share; None: no modules, or no energy."""
+    share = record["measures"].get("module_largest_energy")
+    return (share, 1 / len(record["modules"]["energy"])) if share else None
+
+
+def top_rank(record: Facts) -> int | None:
+    """How many of ΔW's top directions W was projected on, the fewest; None: on none."""
+    found = record["mechanism"]
+    return found["ranks"][0] if found is not None and found["ranks"] else None
+
+
+def top_projections(record: Facts) -> Values | None:
+    """‖UᵀWVᵀ‖ for ΔW's top directions and for W's own, both in units of that for random ones.
+
+    None: ΔW or W is zero, or they were not compared.
+    """
+    rank, of = top_rank(record), record["measures"]
+    if rank is None or not (random := of[f"projection_random_{rank}"]):
+        return None
+    return of[f"projection_delta_{rank}"] / random, of[f"projection_base_{rank}"] / random
+
+
+def top_amplification(record: Facts) -> Values | None:
+    """Of ΔW's top directions; None: ΔW is zero, W has nothing there, or they were not compared."""
+    value = record["measures"].get(f"amplification_{top_rank(record)}")
+    return None if value is None else (value,)

@@ -1,0 +1,152 @@
+"""What the page is made of: an analysis, comparisons, and the runs' own figures, read once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from multilora.errors import InputError
+from multilora.spectral.sources import COMPARISON, Source, find_sources
+from multilora.training.metrics import read_metrics
+
+_RESULTS, _METRICS = "results.json", "metrics.jsonl"
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One training.
+
+    Attributes:
+        name: as the analysis calls it.
+        method: in short, or as its comparison calls it.
+        seed: of the training, in a comparison counted from 0; None: nobody knows.
+        regime: `mixed`, or the only task; None: nobody knows.
+        comparison: the comparison's folder that it belongs to, as the analysis calls it.
+        recipe: what its recipe.yaml says; None: it has none.
+        results: the content of its results.json; None: it has none.
+        metrics: the lines of its metrics.jsonl.
+        tests: the content of each eval-SPLIT/results.json, by the folder's name.
+    """
+
+    name: str
+    method: str
+    seed: int | None = None
+    regime: str | None = None
+    comparison: str | None = None
+    recipe: Facts | None = None
+    results: Facts | None = None
+    metrics: Sequence[Facts] = ()
+    tests: Mapping[str, Facts] = field(default_factory=dict[str, Facts])
+
+
+@dataclass(frozen=True)
+class ComparedMethods:
+    """One comparison.
+
+    Attributes:
+        folder: as the analysis calls it.
+        results: the content of its results.json; None: it has none yet.
+        record: the content of its comparison.json.
+    """
+
+    folder: str
+    results: Facts | None
+    record: Facts
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """All that the page shows.
+
+    Attributes:
+        data: the content of analysis.json; None: nothing was analysed.
+        comparisons: in the order in which they were named.
+        runs: all trainings, those of comparisons among them.
+        notes: what could not be read.
+    """
+
+    data: Facts | None = None
+    comparisons: Sequence[ComparedMethods] = ()
+    runs: Sequence[TrainedRun] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def results(self) -> list[Facts]:
+        """The content of every comparison's results.json."""
+        return [comparison.results for comparison in self.comparisons if comparison.results is not None]
+
+
+def gather(data: Facts | None, folders: Sequence[Path]) -> ReportInputs:
+    """Read what the folders tell besides their weights. What is missing or damaged is left out, and said in `notes`.
+
+    Args:
+        data: the content of analysis.json; None: nothing was analysed.
+        folders: those that were analysed: runs, comparisons, adapters, models.
+    """
+    notes: list[str] = []
+    comparisons = [
+        ComparedMethods(
+            str(folder), _read(folder / _RESULTS, notes, "methods"), _read(folder / COMPARISON, notes) or {}
+        )
+        for folder in folders
+        if (folder / COMPARISON).is_file()
+    ]
+    notes += [
+        f"the comparison in {comparison.folder} has no results yet"
+        for comparison in comparisons
+        if comparison.results is None and not (Path(comparison.folder) / _RESULTS).exists()
+    ]
+    try:
+        sources = find_sources([str(folder) for folder in folders])
+    except InputError as error:  # such as a comparison none of whose cells has ended well
+        notes.append(str(error))
+        sources = []
+    return ReportInputs(data, comparisons, [_run(source, notes) for source in sources], notes)
+
+
+def _run(source: Source, notes: list[str]) -> TrainedRun:
+    folder = source.folder
+    tests = {
+        file.parent.name: found
+        for file in sorted(folder.glob(f"eval-*/{_RESULTS}"))
+        if (found := _read(file, notes, "tasks")) is not None
+    }
+    return TrainedRun(
+        name=source.name,
+        method=source.method,
+        seed=source.seed,
+        regime=source.regime,
+        comparison=str(source.comparison) if source.comparison else None,
+        recipe=source.recipe,
+        results=_read(folder / _RESULTS, notes, "steps") if source.recipe else None,
+        metrics=_metrics(folder / _METRICS, notes) if source.recipe else (),
+        tests=tests,
+    )
+
+
+def _read(file: Path, notes: list[str], needed: str | None = None) -> Facts | None:
+    """None: there is no such file, or it is damaged."""
+    if not file.is_file():
+        return None
+    try:
+        found: object = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{file} cannot be read and is left out: {error}")
+        return None
+    if not isinstance(found, dict) or (needed is not None and needed not in found):
+        notes.append(f"{file} has no {needed or 'object'!r} and is left out")
+        return None
+    return cast(Facts, found)
+
+
+def _metrics(file: Path, notes: list[str]) -> Sequence[Facts]:
+    try:
+        return [line for line in read_metrics(file) if "step" in line and "loss" in line]
+    except (OSError, ValueError) as error:
+        notes.append(f"{file} cannot be read and is left out: {error}")
+        return ()

@@ -1,0 +1,104 @@
+"""Who is who on the page: each method has one colour throughout; runs of one seed are laid over one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multilora.report.inputs import ReportInputs
+from multilora.spectral.sources import MIXED
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run on the page.
+
+    Attributes:
+        name: of the run.
+        series: number of its method, which has one colour; a run outside of comparisons is a method of its own.
+        group: number of the runs that it is shown with, those of one seed; None: it is shown with every group.
+        regime: `mixed`, or the only task; None: nobody knows.
+    """
+
+    name: str
+    series: int
+    group: int | None
+    regime: str | None
+
+
+class Lineup:
+    """All runs of a page.
+
+    Args:
+        inputs: of the page.
+
+    Attributes:
+        labels: of the series.
+        groups: labels of the groups; at least one.
+        members: by the runs' names.
+    """
+
+    def __init__(self, inputs: ReportInputs) -> None:
+        runs = _runs(inputs)
+        self._several = len({comparison for *_, comparison in runs.values() if comparison}) > 1
+        self.labels: list[str] = []
+        for comparison in inputs.comparisons:
+            for method in (comparison.results or {}).get("methods", {}):
+                self.series_of(method, comparison.folder)
+        places = sorted(
+            {(c, regime, seed) for _, seed, regime, c in runs.values() if c}, key=lambda place: _group_order(*place)
+        )
+        self.groups = [self._group_label(*place) for place in places] or ["all runs"]
+        self.members: dict[str, Member] = {}
+        for name, (method, seed, regime, comparison) in runs.items():
+            if comparison:
+                number = places.index((comparison, regime, seed))
+                self.members[name] = Member(name, self.series_of(method, comparison), number, regime)
+            else:
+                label = name if method in name else f"{name} ({method})"
+                self.members[name] = Member(name, self._series(self._unused(label)), None, regime)
+
+    def series_of(self, method: str, comparison: str) -> int:
+        """Number of a comparison's method."""
+        return self._series(f"{Path(comparison).name}: {method}" if self._several else method)
+
+    def in_group(self, group: int) -> Iterator[Member]:
+        """The runs that are shown together, by series."""
+        shown = (m for m in self.members.values() if m.group in (group, None))
+        return iter(sorted(shown, key=lambda member: member.series))
+
+    def averaged(self, series: int) -> Sequence[str]:
+        """The runs whose mean stands for a series: its mixed trainings, where it has any."""
+        own = [m for m in self.members.values() if m.series == series]
+        return [m.name for m in own if m.regime == MIXED] or [m.name for m in own]
+
+    def _group_label(self, comparison: str, regime: str | None, seed: int | None) -> str:
+        label = f"seed {seed}" + ("" if regime in (MIXED, None) else f", {regime} alone")
+        return f"{Path(comparison).name}: {label}" if self._several else label
+
+    def _series(self, label: str) -> int:
+        if label not in self.labels:
+            self.labels.append(label)
+        return self.labels.index(label)
+
+    def _unused(self, label: str) -> str:
+        number, found = 2, label
+        while found in self.labels:
+            number, found = number + 1, f"{label} ({number})"
+        return found
+
+
+def _group_order(comparison: str, regime: str | None, seed: int | None) -> tuple[str, bool, str, int]:
+    return comparison, regime != MIXED, regime or "", -1 if seed is None else seed
+
+
+def _runs(inputs: ReportInputs) -> dict[str, tuple[str, int | None, str | None, str | None]]:
+    """By name: method, seed, regime, comparison."""
+    found = {run.name: (run.method, run.seed, run.regime, run.comparison) for run in inputs.runs}
+    for name, run in (inputs.data or {}).get("runs", {}).items():
+        found.setdefault(name, (run["method"], run["seed"], run["regime"], run["comparison"]))
+    return found

@@ -1,0 +1,272 @@
+"""Who is compared with whom: the methods by their parts, and the runs of an analysis that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from multilora.report.numbers import listed
+from multilora.spectral.sources import MIXED
+
+Facts = Mapping[str, Any]
+Role = Literal["multilora", "lora", "full"]
+Values = tuple[float, ...]
+
+NAMES: Mapping[Role, str] = {"multilora": "MultiLoRA", "lora": "LoRA", "full": "full fine-tuning"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, whether a comparison or an analysis tells of it.
+
+    Attributes:
+        name: its short name.
+        kind: multilora, lora or full.
+        num_loras, r, total_rank: of an adapter.
+        control: a MultiLoRA that is not the paper's: one module, or modules without a learned scale.
+    """
+
+    name: str
+    kind: str
+    num_loras: int | None = None
+    r: int | None = None
+    total_rank: int | None = None
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which methods play which part; None: there is none.
+
+    Attributes:
+        multilora: the paper's method.
+        equal_lora: plain LoRA of its total rank n·r, the fair one.
+        small_lora: plain LoRA of the rank r of one of its modules.
+        other_lora: plain LoRA of any other rank.
+        full: full fine-tuning.
+    """
+
+    multilora: Method | None = None
+    equal_lora: Method | None = None
+    small_lora: Method | None = None
+    other_lora: Method | None = None
+    full: Method | None = None
+
+    @property
+    def lora(self) -> Method | None:
+        """The fairest plain LoRA there is."""
+        return self.equal_lora or self.small_lora or self.other_lora
+
+    def of(self, role: Role) -> Method | None:
+        """The method in a role."""
+        return {"multilora": self.multilora, "lora": self.lora, "full": self.full}[role]
+
+    def label(self, role: Role) -> str:
+        """The method in a role, called by its role and its name: LoRA of equal total rank (lora@24)."""
+        method = self.of(role)
+        if method is None:
+            return NAMES[role]
+        which = ""
+        if role == "lora" and self.multilora is not None:
+            which = " of another rank"
+            if method == self.equal_lora:
+                which = " of equal total rank"
+            elif method == self.small_lora:
+                which = " of one module's rank"
+        return f"{NAMES[role]}{which}" + (f" ({method.name})" if method.name != method.kind else "")
+
+
+def roles_of(methods: Iterable[Method]) -> Roles:
+    """The methods by their parts, whatever their order.
+
+    Of several MultiLoRAs the recipe's own counts, else one without options; controls count only where there is nothing
+    else.
+    """
+    ordered = sorted(methods, key=lambda m: (m.control, m.name != "multilora", ":" in m.name, m.name))
+    multilora = next((m for m in ordered if m.kind == "multilora"), None)
+    loras = [m for m in ordered if m.kind == "lora"]
+    equal = small = None
+    if multilora is not None:
+        equal = next((m for m in loras if m.total_rank == multilora.total_rank), None)
+        small = next((m for m in loras if m.total_rank == multilora.r), None)
+    return Roles(
+        multilora,
+        equal,
+        small,
+        next((m for m in loras if m not in (equal, small)), None),
+        next((m for m in ordered if m.kind == "full"), None),
+    )
+
+
+def compared_roles(results: Facts) -> Roles:
+    """The parts in a comparison.
+
+    Args:
+        results: the content of its results.json.
+    """
+    return roles_of(_compared(name, facts) for name, facts in results.get("methods", {}).items())
+
+
+def _compared(name: str, facts: Facts) -> Method:
+    section: Facts = facts.get("section") or {}
+    kind = str(section.get("name", ""))
+    return Method(
+        name, kind, section.get("num_loras", 1), section.get("r"), facts.get("total_rank"), _is_control(kind, section)
+    )
+
+
+def _is_control(kind: str, section: Facts) -> bool:
+    return kind == "multilora" and (section.get("num_loras") == 1 or section.get("scaling") == "none")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of an analysis.
+
+    Attributes:
+        name: of the run.
+        method: of the run.
+        regime: as in the analysis.
+        seed: as in the analysis.
+        reference: kind of the run that its subspaces were compared with.
+        one_rank: all its layers have the same rank, as far as anybody knows.
+        matrices: its records by layer.
+    """
+
+    name: str
+    method: Method
+    regime: str | None
+    seed: int | None
+    reference: str | None
+    one_rank: bool
+    matrices: Mapping[str, Facts]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Runs beside one another, training by training and matrix by matrix.
+
+    Attributes:
+        labels: what the methods in the roles are called.
+        runs: of each training, the runs in the order of the roles.
+        seeds: of each training, of each matrix that all of them have, the records in that order.
+    """
+
+    labels: Sequence[str]
+    runs: Sequence[tuple[Run, ...]]
+    seeds: Sequence[Sequence[tuple[Facts, ...]]]
+
+    def values(self, of: Callable[..., Values | None]) -> list[list[Values]]:
+        """Of each training, of each matrix the values.
+
+        Args:
+            of: takes a matrix's records, one for each role, and gives the values; None: the matrix is left out.
+        """
+        return [[found for records in matrices if (found := of(*records)) is not None] for matrices in self.seeds]
+
+
+class Spectra:
+    """The runs of an analysis by what they have in common.
+
+    Runs are put beside those of the same comparison, regime and seed. A kind of method that a comparison lacks comes
+    from the runs outside of comparisons. Where no seed is shared, as with adapters that tell none, runs are paired in
+    the order of their seeds. Trainings on the whole mixture count where there are any.
+
+    Args:
+        data: the content of analysis.json; None: nothing was analysed.
+    """
+
+    def __init__(self, data: Facts | None) -> None:
+        matrices: dict[str, dict[str, Facts]] = {}
+        for record in (data or {}).get("matrices", ()):
+            matrices.setdefault(record["run"], {})[record["layer"]] = record
+        facts: Mapping[str, Facts] = (data or {}).get("runs", {})
+        places: dict[str | None, list[Run]] = {}
+        for name in sorted(facts.keys() & matrices.keys()):
+            places.setdefault(facts[name].get("comparison"), []).append(_run(name, facts, matrices[name]))
+        loose = _mixed(places.get(None, []))
+        self.analysed = data is not None
+        self.groups: list[tuple[Roles, list[Run]]] = []
+        for place, runs in sorted(places.items(), key=lambda item: item[0] or ""):
+            own = _mixed(runs)
+            if place is not None:
+                kinds = {run.method.kind for run in own}
+                own += [run for run in loose if run.method.kind not in kinds]
+            self.groups.append((roles_of({run.method for run in own}), own))
+
+    def beside(self, *roles: Role) -> Beside | str:
+        """The runs in these roles; or why there are none.
+
+        Args:
+            roles: each at most once.
+        """
+        if not self.analysed:
+            return "nothing was analysed"
+        if missing := [NAMES[role] for role in roles if not any(parts.of(role) for parts, _ in self.groups)]:
+            return f"no {listed(missing)} among the runs"
+        labels: dict[tuple[str, ...], None] = {}
+        runs: list[tuple[Run, ...]] = []
+        seeds: list[list[tuple[Facts, ...]]] = []
+        for parts, own in self.groups:
+            for trained in _together([[run for run in own if run.method == parts.of(role)] for role in roles]):
+                layers = sorted(set.intersection(*(set(run.matrices) for run in trained)))
+                if layers:
+                    labels[tuple(parts.label(role) for role in roles)] = None
+                    runs.append(trained)
+                    seeds.append([tuple(run.matrices[layer] for run in trained) for layer in layers])
+        if not seeds:
+            return f"{listed([NAMES[role] for role in roles])} have no matrix in common in one comparison"
+        return Beside([" and ".join(dict.fromkeys(names)) for names in zip(*labels, strict=True)], runs, seeds)
+
+
+def _run(name: str, facts: Mapping[str, Facts], matrices: Mapping[str, Facts]) -> Run:
+    about = facts[name]
+    section: Facts = (about.get("recipe") or {}).get("method") or {}
+    kind = str(about["kind"])
+    control = _is_control(kind, {**section, "num_loras": about.get("num_loras")})
+    method = Method(
+        str(about["method"]), kind, about.get("num_loras"), about.get("r"), about.get("total_rank"), control
+    )
+    reference = facts.get(about.get("reference") or "", {}).get("kind")
+    one_rank = not section.get("rank_pattern")
+    return Run(name, method, about.get("regime"), about.get("seed"), reference, one_rank, matrices)
+
+
+def _mixed(runs: list[Run]) -> list[Run]:
+    """Without the trainings on one task, where there are others."""
+    if not any(run.regime == MIXED for run in runs):
+        return list(runs)
+    return [run for run in runs if run.regime in (MIXED, None)]
+
+
+def _together(runs: Sequence[Sequence[Run]]) -> list[tuple[Run, ...]]:
+    """Of each role's runs those that belong together."""
+    if not all(runs):
+        return []
+    keyed = [_by_seed(of_role) for of_role in runs]
+    if shared := sorted(set.intersection(*map(set, keyed)), key=str):
+        return [tuple(of_role[key] for of_role in keyed) for key in shared]
+    most = max(map(len, runs))
+    return [tuple(list(of_role.values())[number % len(of_role)] for of_role in keyed) for number in range(most)]
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[tuple[str | None, int | None, int], Run]:
+    """By regime, seed and, where two have the same, a number."""
+    found: dict[tuple[str | None, int | None, int], Run] = {}
+    for run in sorted(runs, key=lambda run: (run.regime or "", -1 if run.seed is None else run.seed, run.name)):
+        number = 0
+        while (run.regime, run.seed, number) in found:
+            number += 1
+        found[run.regime, run.seed, number] = run
+    return found
+
+
+def measures(*names: str) -> Callable[..., Values | None]:
+    """Picks measures of each record, one after the other; None where a record lacks one."""
+
+    def pick(*records: Facts) -> Values | None:
+        found = [record["measures"].get(name) for record in records for name in names]
+        return None if None in found else tuple(found)
+
+    return pick

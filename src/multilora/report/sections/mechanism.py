@@ -1,0 +1,160 @@
+"""How ΔW relates to the base weight W; and what merging into it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from multilora.report.dots import Dot, dot_layout, dot_traces
+from multilora.report.figures import CROSS, SQUARE, Control, Figure, Panel, Section
+from multilora.report.markup import table
+from multilora.report.material import Material
+from multilora.report.numbers import NONE, percent, short, whole
+from multilora.report.sections.spectra import NO_ANALYSIS
+
+_RANKS = (4, 16, 64)
+_ALL = "all"
+_DTYPES = ("bfloat16", "float16")
+_NO_BASE = "ΔW was not compared with the base weights: the base model was not at hand, or --no-mechanism was given."
+
+Facts = Mapping[str, Any]
+
+
+def mechanism(material: Material) -> Section:
+    """What W has in ΔW's directions, and how much ΔW amplifies it."""
+    section = Section("mechanism", "Mechanism: ΔW and the base weight W")
+    if not material.matrices:
+        section.left_out = NO_ANALYSIS
+        return section
+    # Adapters of a rank below the least usual one are compared at their own.
+    found = {r for matrix in material.matrices if matrix["mechanism"] for r in matrix["mechanism"]["ranks"]}
+    if not found:
+        section.left_out = _NO_BASE
+        return section
+    section.lead = (
+        "Does ΔW strengthen directions that W already has, or add others? The left plot shows how much of W lies in "
+        "ΔW's r strongest directions, between what W's own strongest hold (the most there is) and random ones (the "
+        "least to expect). Dots near random: ΔW works where W is weak. The amplification factor says how many times "
+        f"more ΔW adds there than W has. All are {material.means_over('blocks')}."
+    )
+    section.parts.append(_figure(material, sorted(found)))
+    return section
+
+
+def _figure(material: Material, ranks: Sequence[int]) -> Figure:
+    rows = [_ALL, *material.projections]
+    series = [s for s in material.series() if any(material.values(s, f"projection_delta_{r}") for r in ranks)]
+    views: dict[tuple[int, ...], Sequence[Panel]] = {}
+    cells: list[Sequence[str]] = []
+    for number, r in enumerate(ranks):
+        own = [s for s in series if material.values(s, f"projection_delta_{r}")]
+        projected = [(s, _dots(material, s, f"projection_delta_{r}", rows)) for s in own]
+        limits = [
+            (place, _mean_dots(material, own, f"projection_{kind}_{r}", rows, name))
+            for (place, name), kind in zip(_LIMITS, ("base", "random"), strict=True)
+        ]
+        amplified = [(s, _dots(material, s, f"amplification_{r}", rows)) for s in own]
+        said = "; ".join(f"{material.lineup.labels[s]} {short(material.mean(s, f'projection_delta_{r}'))}" for s in own)
+        ends = ", ".join(f"{name} {short(dots[0].value)}" for (_, name), (_, dots) in zip(_LIMITS, limits, strict=True))
+        amplification = "; ".join(
+            f"{material.lineup.labels[s]} {short(material.mean(s, f'amplification_{r}'))}" for s in own
+        )
+        views[(number,)] = [
+            Panel(
+                f"How much of W lies in the top {r} directions of ΔW, all projections: {said}; {ends}.",
+                dot_traces([*projected, *limits]),
+                dot_layout(rows, len(own) + 2, f"‖UᵀWVᵀ‖, r = {r}", log=True),
+                "How much of W lies in these directions",
+            ),
+            Panel(
+                f"Amplification factor at r = {r}, all projections: {amplification}.",
+                dot_traces(amplified),
+                dot_layout(rows, len(own) + 2, f"‖ΔW‖ / ‖UᵀWVᵀ‖, r = {r}", log=True),
+                "Amplification factor",
+            ),
+        ]
+        cells += [
+            (
+                material.lineup.labels[s],
+                str(r),
+                row,
+                *(
+                    short(material.mean(s, f"{measure}_{r}", None, None if row == _ALL else row))
+                    for measure in ("projection_delta", "projection_base", "projection_random", "amplification")
+                ),
+            )
+            for s in own
+            for row in rows
+        ]
+    heads = ("method", "r", "projection", "in ΔW's directions", "in W's own", "in random ones", "amplification")
+    return Figure(
+        id="mechanism-plots",
+        title="W in ΔW's directions, and amplification",
+        views=views,
+        controls=[Control("Directions r", [str(r) for r in ranks])],
+        series=series,
+        others=_LIMITS,
+        table=table("‖UᵀWVᵀ‖ for directions of ΔW, of W and random ones, and ‖ΔW‖ / ‖UᵀWVᵀ‖", heads, cells, texts=3),
+    )
+
+
+_LIMITS = ((SQUARE, "W's own directions"), (CROSS, "random directions"))
+
+
+def _dots(material: Material, series: int, measure: str, rows: Sequence[str]) -> list[Dot]:
+    label = material.lineup.labels[series]
+    return [
+        Dot(number, mean, f"{row}, {label}: {short(mean)}")
+        for number, row in enumerate(rows)
+        if (mean := material.mean(series, measure, None, None if row == _ALL else row))
+    ]
+
+
+def _mean_dots(material: Material, series: Sequence[int], measure: str, rows: Sequence[str], name: str) -> list[Dot]:
+    """Of all series together: W is the same for all."""
+    found: list[Dot] = []
+    for number, row in enumerate(rows):
+        values = [x for s in series for x in material.values(s, measure, None, None if row == _ALL else row)]
+        if values and (mean := fmean(values)) > 0:
+            found.append(Dot(number, mean, f"{row}, {name}: {short(mean)}"))
+    return found
+
+
+def merging(material: Material) -> Section:
+    """Errors of merging adapters into weights of 16 bits."""
+    section = Section("merging", "Numerics of merging")
+    if not material.matrices:
+        section.left_out = NO_ANALYSIS
+        return section
+    rows: list[Sequence[str]] = []
+    for series in material.series():
+        for dtype in _DTYPES:
+            errors, lost = (material.values(series, f"merge_{kind}_{dtype}") for kind in ("error", "lost"))
+            if lost:
+                rows.append(
+                    (
+                        material.lineup.labels[series],
+                        dtype,
+                        whole(len(lost)),
+                        percent(fmean(errors)) if errors else NONE,
+                        percent(max(errors)) if errors else NONE,
+                        percent(fmean(lost)),
+                        percent(max(lost)),
+                        whole(len(lost) - len(errors)),
+                    )
+                )
+    if not rows:
+        has_base = any(matrix["mechanism"] for matrix in material.matrices)
+        section.left_out = "no adapter is among the runs, and only adapters are merged." if has_base else _NO_BASE
+        return section
+    section.lead = (
+        "An adapter merged into a base weight of 16 bits is rounded with it. The error is that rounding, in percent of "
+        "‖ΔW‖; lost is the share of entries that merging does not change at all, since ΔW is below half a step of W's "
+        f"format there. The figures are {material.means_over('matrices')}."
+    )
+    heads = (
+        "method", "format", "matrices", "error, mean %", "largest %", "lost, mean %", "largest %", "beyond the format",
+    )  # fmt: skip
+    section.parts.append(table("Merging into the base weights", heads, rows, texts=2))
+    return section

@@ -1,0 +1,175 @@
+"""Among the n modules of MultiLoRA: are they alike, who has the energy, how is the learned scale distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multilora.report.figures import Control, Figure, Panel, Section
+from multilora.report.heat import heat_layout, heat_trace
+from multilora.report.lineup import Member
+from multilora.report.markup import Html, table
+from multilora.report.material import Material
+from multilora.report.numbers import NONE, percent, short
+from multilora.report.sections.spectra import NO_ANALYSIS, controls
+
+_SIDES = (("left", "left: outputs of the layer"), ("right", "right: inputs of the layer"))
+
+Facts = Mapping[str, Any]
+
+
+def modules(material: Material) -> Section:
+    """Three plots for one matrix, and a table of all."""
+    section = Section("modules", "Among the modules")
+    if not material.matrices:
+        section.left_out = NO_ANALYSIS
+        return section
+    members = [
+        m
+        for m in sorted(material.lineup.members.values(), key=lambda m: (m.series, m.group or 0))
+        if any(matrix["modules"] for matrix in material.of_run(m.name).values())
+    ]
+    if not members:
+        section.left_out = "no run given is a MultiLoRA adapter, so there are no modules to compare."
+        return section
+    section.lead = (
+        "A MultiLoRA adapter is n LoRA modules side by side. If they worked in the same directions, the grid would be "
+        "bright off its diagonal and n modules would do the work of one; bars of one height mean that all of them "
+        "work; the learned scale began at zero, and its spread says how differently it weighs the outputs."
+    )
+    section.parts += [_overview(material, members), _figure(material, members)]
+    return section
+
+
+def _overview(material: Material, members: Sequence[Member]) -> Html:
+    columns = (
+        ("φ of two modules, left", "module_similarity_left", short),
+        ("right", "module_similarity_right", short),
+        ("largest share of energy, %", "module_largest_energy", percent),
+        ("‖ΔW‖² over the modules' sum", "module_overlap", short),
+        ("effective rank of a module", "module_effective_rank", short),
+        ("mean size of the scale", "scaling_mean_abs", short),
+    )
+    rows = [
+        (material.lineup.labels[s], *(write(material.mean(s, measure)) for _, measure, write in columns))
+        for s in sorted({member.series for member in members})
+    ]
+    return table(
+        f"All matrices together: {material.means_over('matrices')}", ("method", *(name for name, *_ in columns)), rows
+    )
+
+
+def _figure(material: Material, members: Sequence[Member]) -> Figure:
+    series = sorted({member.series for member in members})
+    views: dict[tuple[int, ...], Sequence[Panel]] = {}
+    for member in members:
+        groups = range(len(material.lineup.groups)) if member.group is None else [member.group]
+        for (block, projection), matrix in material.of_run(member.name).items():
+            if not matrix["modules"]:
+                continue
+            for number, (side, name) in enumerate(_SIDES):
+                label = f"{material.lineup.labels[member.series]}, block {block}, {projection}"
+                panels = _panels(matrix["modules"], side, name, member.series, label)
+                for group in groups:
+                    place = (material.blocks.index(block), material.projections.index(projection))
+                    views[group, *place, series.index(member.series), number] = panels
+    ordered = dict(sorted(views.items()))
+    return Figure(
+        id="module-plots",
+        title="The modules of one matrix",
+        views=ordered,
+        controls=[
+            *controls(material),
+            Control("Method", [material.lineup.labels[s] for s in series]),
+            Control("Side", [name for _, name in _SIDES]),
+        ],
+        table=_table(material, members),
+        wide=False,
+        note="Similarity: φ of all directions of two modules. Scale: whiskers from the 5 % to the 95 % quantile, the "
+        "box holds the middle half, the line is the median.",
+    )
+
+
+def _panels(found: Facts, side: str, side_name: str, series: int, where: str) -> list[Panel]:
+    grid, n = found[side], len(found["energy"])
+    names = [str(number + 1) for number in range(n)]
+    off = [value for i, row in enumerate(grid) for j, value in enumerate(row) if i != j]
+    alike = f"from {short(min(off))} to {short(max(off))} between different modules" if off else "there is one module"
+    panels = [
+        Panel(
+            f"Similarity of the modules' directions ({side}) in {where}: {alike}; unrelated ones would have "
+            f"{short(found[f'random_{side}'])}.",
+            [heat_trace(names, names, grid)],
+            heat_layout(n, "module", "module", pixels=46),
+            f"Similarity, {side_name}",
+        ),
+        Panel(
+            f"Share of energy of each module in {where}: {', '.join(f'{percent(x)} %' for x in found['energy'])}.",
+            [
+                {
+                    "type": "bar",
+                    "s": series,
+                    "x": names,
+                    "y": [100 * share for share in found["energy"]],
+                    "hovertemplate": "module %{x}: %{y:.1f} %<extra></extra>",
+                }
+            ],
+            _panel_layout("module", "share of energy, %", n),
+            "Energy",
+        ),
+    ]
+    if found["scaling"]:
+        medians = ", ".join(short(of["q50"]) for of in found["scaling"])
+        panels.append(
+            Panel(
+                f"Learned scale of each module in {where}: medians {medians}; from "
+                f"{short(min(of['min'] for of in found['scaling']))} to "
+                f"{short(max(of['max'] for of in found['scaling']))}.",
+                [
+                    {
+                        "type": "box",
+                        "s": series,
+                        "x": names,
+                        **{key: [of[name] for of in found["scaling"]] for key, name in _QUANTILES.items()},
+                    }
+                ],
+                _panel_layout("module", "scale", n),
+                "Learned scale",
+            )
+        )
+    return panels
+
+
+_QUANTILES = {"lowerfence": "q05", "q1": "q25", "median": "q50", "q3": "q75", "upperfence": "q95"}
+
+
+def _panel_layout(x: str, y: str, modules: int) -> dict[str, Any]:
+    return {
+        "height": max(230, 90 + 46 * modules),
+        "xaxis": {"title": {"text": x}, "type": "category", "fixedrange": True},
+        "yaxis": {"title": {"text": y}, "fixedrange": True},
+    }
+
+
+def _table(material: Material, members: Sequence[Member]) -> Html:
+    rows = [
+        (
+            member.name,
+            *place,
+            short(matrix["measures"].get("module_similarity_left")),
+            short(matrix["measures"].get("module_similarity_right")),
+            short(found["random_left"]),
+            short(found["random_right"]),
+            " / ".join(percent(share, 0) for share in found["energy"]),
+            " / ".join(short(of["mean_abs"]) for of in found["scaling"]) if found["scaling"] else NONE,
+            " / ".join(short(of["std"]) for of in found["scaling"]) if found["scaling"] else NONE,
+        )
+        for member in members
+        for place, matrix in material.of_run(member.name).items()
+        if (found := matrix["modules"])
+    ]
+    heads = (
+        "run", "block", "projection", "φ left", "φ right", "by chance, left", "right", "energy of the modules, %",
+        "mean size of the scale", "its standard deviation",
+    )  # fmt: skip
+    return table("Modules of all matrices", heads, rows, texts=3)

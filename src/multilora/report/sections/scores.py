@@ -1,0 +1,207 @@
+"""Results per task, with intervals, and the paired differences to LoRA of equal rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from multilora.report.dots import Dot, dot_layout, dot_traces, share_range
+from multilora.report.figures import Figure, Panel, Section
+from multilora.report.inputs import ComparedMethods, TrainedRun
+from multilora.report.markup import el, table
+from multilora.report.material import Material
+from multilora.report.numbers import NONE, percent, points, short
+from multilora.spectral.sources import MIXED
+
+AVERAGE = "average"
+_TEST = "eval-test"
+_REGIMES = {"mixed": "one training for all tasks", "single": "one training for each task"}
+
+Facts = Mapping[str, Any]
+Interval = tuple[float | None, float | None]
+
+
+def results(material: Material) -> Section:
+    """A plot for each comparison and regime, one of its differences, and one of the runs that were tested alone."""
+    section = Section("results", "Results per task")
+    for comparison in material.inputs.comparisons:
+        name = f"{PurePath(comparison.folder).name}: " if len(material.inputs.comparisons) > 1 else ""
+        for regime, found in (comparison.results or {}).get("regimes", {}).items():
+            number = len(section.figures)
+            if any(found["scores"].values()):
+                title = f"{name}Test scores, {_REGIMES.get(regime, regime)}"
+                section.parts.append(_scores(material, comparison, regime, found, title, f"scores-{number}"))
+                if found["differences"]:
+                    title = f"{name}Difference to LoRA of equal rank, {_REGIMES.get(regime, regime)}"
+                    section.parts.append(_differences(material, comparison, found, title, f"differences-{number}"))
+                elif len(found["scores"]) > 1:
+                    text = "No LoRA of equal rank is among the methods, so nothing is compared with one."
+                    section.parts.append(el("p", text, class_="note"))
+    section.parts += _alone(material)
+    if not section.parts:
+        section.left_out = (
+            "no run given has test results; `multilora eval RUN` or `multilora compare RECIPE` makes them."
+        )
+    section.lead = (
+        "Each dot is a method's score on a task's test rows, in percent of the best possible; the line is its 95 % "
+        "interval. Where intervals overlap much, the difference may be chance; the paired differences, which cancel "
+        "what methods share, tell more."
+    )
+    return section
+
+
+def _scores(material: Material, comparison: ComparedMethods, regime: str, found: Facts, title: str, id: str) -> Figure:
+    metrics: Mapping[str, str] = found["metrics"]
+    rows = [*metrics, AVERAGE]
+    scored = {
+        material.lineup.series_of(method, comparison.folder): (method, of)
+        for method, of in found["scores"].items()
+        if of
+    }
+    seeds = max(len(of[AVERAGE]["values"]) for _, of in scored.values())
+    dots: list[tuple[int, list[Dot]]] = []
+    cells: dict[str, list[str]] = {task: [task, metrics.get(task, "mean over tasks")] for task in rows}
+    for series, (method, of) in scored.items():
+        own: list[Dot] = []
+        for number, task in enumerate(rows):
+            mean, (low, high) = of[task]["mean"], _interval(material, comparison, regime, method, task, of[task])
+            said = _with_interval(mean, low, high)
+            own.append(Dot(number, 100 * mean, f"{task}, {method}: {said}", _times(low), _times(high)))
+            cells[task].append(said)
+        dots.append((series, own))
+    labels = [material.lineup.labels[series] for series in scored]
+    averages = (f"{label} {cells[AVERAGE][2 + number]}" for number, label in enumerate(labels))
+    alt = f"Test scores in percent of {len(scored)} methods on {len(metrics)} tasks. Average: {'; '.join(averages)}."
+    of_seeds = f"Means over {seeds} seeds; intervals by Student's t." if seeds > 1 else (
+        "One seed: the intervals say how much depends on the test rows drawn, not on the training."
+    )  # fmt: skip
+    return Figure(
+        id=id,
+        title=title,
+        views={
+            (): [
+                Panel(
+                    alt,
+                    dot_traces(dots),
+                    dot_layout(rows, len(dots), "score, %", ends=share_range(dot for _, of in dots for dot in of)),
+                )
+            ]
+        },
+        table=table(f"{title}, in %", ("task", "metric", *labels), cells.values(), texts=2),
+        series=list(scored),
+        note=of_seeds,
+    )
+
+
+def _interval(
+    material: Material, comparison: ComparedMethods, regime: str, method: str, task: str, score: Facts
+) -> Interval:
+    """Over seeds; with one seed over the test's rows, which the run's own evaluation tells."""
+    if score["low"] is not None or task == AVERAGE:
+        return score["low"], score["high"]
+    for run in material.inputs.runs:
+        wanted = (comparison.folder, method, task if regime == "single" else MIXED)
+        if (run.comparison, run.method, run.regime) == wanted:
+            metrics = run.tests.get(_TEST, {}).get("tasks", {}).get(task, {}).get("metrics", {})
+            low, high = next(iter(metrics.values()), {}).get("interval") or (None, None)
+            return low, high
+    return None, None
+
+
+def _differences(material: Material, comparison: ComparedMethods, found: Facts, title: str, id: str) -> Figure:
+    rows = [*found["metrics"], AVERAGE]
+    dots: list[tuple[int, list[Dot]]] = []
+    cells: list[tuple[str, ...]] = []
+    alts: list[str] = []
+    for difference in found["differences"]:
+        series = material.lineup.series_of(difference["method"], comparison.folder)
+        names = f"{difference['method']} minus {difference['minus']}"
+        own: list[Dot] = []
+        for number, task in enumerate(rows):
+            of = difference["tasks"][task]
+            said = f"{points(of['mean'])} ({points(of['low'])} to {points(of['high'])})"
+            own.append(Dot(number, 100 * of["mean"], f"{task}, {names}: {said}", 100 * of["low"], 100 * of["high"]))
+            cells.append((names, task, points(of["mean"]), points(of["low"]), points(of["high"]), short(of["p_value"])))
+        dots.append((series, own))
+        alts.append(f"{names}, average: {own[-1].says.rpartition(': ')[2]} points")
+    heads = ("methods", "task", "difference", "from", "to", "p")
+    return Figure(
+        id=id,
+        title=title,
+        views={
+            (): [
+                Panel(
+                    f"Paired differences in percentage points with 95 % intervals. {'; '.join(alts)}.",
+                    dot_traces(dots),
+                    dot_layout(rows, len(dots), "difference, percentage points", zero=True),
+                )
+            ]
+        },
+        table=table(f"{title}, in percentage points, with 95 % interval", heads, cells, texts=2),
+        series=[series for series, _ in dots],
+        note="Right of zero: better than LoRA. Both had the same seeds and test rows, drawn together. A line that "
+        "crosses zero: the runs do not tell which is better. p-values need five seeds.",
+    )
+
+
+def _alone(material: Material) -> list[Figure]:
+    """Runs outside of comparisons, a figure for each kind of test that they were put to."""
+    alone = [run for run in material.inputs.runs if not run.comparison]
+    kinds = sorted({kind for run in alone for kind in run.tests if not kind.endswith("-base")})
+    return [_tested(material, kind, [run for run in alone if kind in run.tests]) for kind in kinds]
+
+
+def _tested(material: Material, kind: str, runs: Sequence[TrainedRun]) -> Figure:
+    scores: dict[str, dict[str, Facts]] = {}  # task, run
+    metrics: dict[str, str] = {}
+    for run in runs:
+        for task, of in run.tests[kind]["tasks"].items():
+            for metric, score in list(of.get("metrics", {}).items())[:1]:
+                if score["value"] is not None:
+                    scores.setdefault(task, {})[run.name] = score
+                    metrics.setdefault(task, metric)
+    rows = list(scores)
+    dots: list[tuple[int, list[Dot]]] = []
+    cells = {task: [task, metrics[task]] for task in rows}
+    for run in runs:
+        own: list[Dot] = []
+        for number, task in enumerate(rows):
+            score = scores[task].get(run.name)
+            if score is None:
+                cells[task].append(NONE)
+                continue
+            low, high = score["interval"] or (None, None)
+            said = _with_interval(score["value"], low, high)
+            own.append(Dot(number, 100 * score["value"], f"{task}, {run.name}: {said}", _times(low), _times(high)))
+            cells[task].append(said)
+        dots.append((material.lineup.members[run.name].series, own))
+    split = kind.removeprefix("eval-")
+    said = "; ".join(f"{task}: {', '.join(cells[task][2:])}" for task in rows)
+    title = f"Scores on {split} rows"
+    series = [material.lineup.members[run.name].series for run in runs]
+    labels = [material.lineup.labels[number] for number in series]
+    return Figure(
+        id=f"alone-{split}",
+        title=title,
+        views={
+            (): [
+                Panel(
+                    f"{title} in percent of {', '.join(labels)}. {said}.",
+                    dot_traces(dots),
+                    dot_layout(rows, len(dots), "score, %", ends=share_range(dot for _, of in dots for dot in of)),
+                )
+            ]
+        },
+        table=table(f"{title}, in %", ("task", "metric", *labels), cells.values(), texts=2),
+        series=series,
+        note="The intervals say how much depends on the test rows drawn, not on the training.",
+    )
+
+
+def _with_interval(mean: float, low: float | None, high: float | None) -> str:
+    return percent(mean) if low is None else f"{percent(mean)} ({percent(low)} to {percent(high)})"
+
+
+def _times(share: float | None) -> float | None:
+    return None if share is None else 100 * share

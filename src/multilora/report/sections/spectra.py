@@ -1,0 +1,232 @@
+"""Spectra of ΔW: curves and histograms of singular values, and the energy of the top ones by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multilora.report.figures import Control, Figure, Panel, Section
+from multilora.report.heat import heat_layout, heat_trace
+from multilora.report.lineup import Member
+from multilora.report.markup import Html, table
+from multilora.report.material import Material
+from multilora.report.numbers import percent, short, whole
+
+NO_ANALYSIS = "no weights were analysed; `multilora analyze` makes this section."
+_SHARES = (1, 8, 32)
+_NAMED_VALUES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+Facts = Mapping[str, Any]
+
+
+def spectra(material: Material) -> Section:
+    """The whole spectrum of a matrix, methods overlaid."""
+    section = Section("spectra", "Spectra of the change ΔW")
+    if not material.matrices:
+        section.left_out = NO_ANALYSIS
+        return section
+    section.lead = (
+        "ΔW is what training added to a weight matrix. Its singular values say into how many directions it went: a "
+        "curve that falls fast has put nearly all into a few, a flat one has spread it. An adapter of rank n·r ends at "
+        "n·r values; all others are exactly zero."
+    )
+    section.parts.append(_overview(material))
+    lineup = material.lineup
+    views: dict[tuple[int, ...], Sequence[Panel]] = {}
+    for group, _ in enumerate(lineup.groups):
+        members = list(lineup.in_group(group))
+        for b, block in enumerate(material.blocks):
+            for p, projection in enumerate(material.projections):
+                shown = [(m, matrix) for m in members if (matrix := material.of_run(m.name).get((block, projection)))]
+                if shown:
+                    views[group, b, p] = _panels(material, f"block {block}, {projection}", shown)
+    section.parts.append(
+        Figure(
+            id="spectrum",
+            title="Singular values of one matrix: as a curve, and how many of which size",
+            views=views,
+            controls=controls(material),
+            series=material.series(),
+            table=_table(material),
+            note="At most 256 points a curve, dense at both ends. The histogram has ten bins a decade; each method's "
+            "values sum to 100 %, without those that are exactly zero, which the table counts.",
+        )
+    )
+    return section
+
+
+def controls(material: Material) -> list[Control]:
+    """Seed, block and projection, in the order of the keys of views."""
+    return [
+        Control("Seed", material.lineup.groups),
+        Control("Block", material.blocks),
+        Control("Projection", material.projections),
+    ]
+
+
+def _panels(material: Material, where: str, shown: Sequence[tuple[Member, Facts]]) -> list[Panel]:
+    curves: list[dict[str, Any]] = []
+    bars: list[dict[str, Any]] = []
+    said: list[str] = []
+    for member, matrix in shown:
+        spectrum, histogram = matrix["spectrum"], matrix["histogram"]
+        label = material.lineup.labels[member.series]
+        curves.append(
+            {
+                "type": "scatter",
+                "mode": "lines" if len(spectrum["index"]) > 1 else "markers",
+                "s": member.series,
+                "x": [index + 1 for index in spectrum["index"]],
+                "y": spectrum["sigma"],
+                "hovertemplate": "σ of number %{x}: %{y:.3g}<extra></extra>",
+            }
+        )
+        bars.append(_steps(member.series, histogram["first"], histogram["counts"]))
+        largest = spectrum["sigma"][0] if spectrum["sigma"] else 0.0
+        smallest = f", smallest above zero {short(spectrum['sigma'][-1])}" if spectrum["sigma"] else ""
+        zeros = f"{spectrum['size'] - spectrum['rank']} of {spectrum['size']} are zero"
+        said.append(f"{label}: largest {short(largest)}{smallest}, {zeros}")
+    numbers = "; ".join(said)
+    return [
+        Panel(f"Singular values of ΔW in {where}, in descending order. {numbers}.", curves, _CURVE),
+        Panel(f"Histogram of the singular values of ΔW in {where}. {numbers}.", bars, _HISTOGRAM),
+    ]
+
+
+def _steps(series: int, first: int, counts: Sequence[int]) -> dict[str, Any]:
+    """The outline of a histogram in tenths of decades, from zero to zero."""
+    edges = [first + number for number in range(len(counts) + 1)]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "fill": "tozeroy",
+        "s": series,
+        "line": {"shape": "hv"},
+        "x": [10 ** (edge / 10) for edge in (edges[0], *edges)] if counts else [],
+        "y": [0.0, *(100 * count / sum(counts) for count in counts), 0.0] if counts else [],
+        "customdata": [0, *counts, 0] if counts else [],
+        "hovertemplate": "from σ = %{x:.3g} on: %{customdata} values, %{y:.1f} %<extra></extra>",
+    }
+
+
+# Powers of ten: plotly's own 20μ reads as a unit.
+_EXPONENTS = {"exponentformat": "power"}
+_CURVE: dict[str, Any] = {
+    "height": 340,
+    "xaxis": {"title": {"text": "number i of the singular value"}, "type": "log", "tickvals": [4**n for n in range(8)]},
+    "yaxis": {"title": {"text": "singular value σᵢ"}, "type": "log", **_EXPONENTS},
+}
+_HISTOGRAM: dict[str, Any] = {
+    "height": 340,
+    "xaxis": {"title": {"text": "singular value σ"}, "type": "log", **_EXPONENTS},
+    "yaxis": {"title": {"text": "share of the values, %"}, "rangemode": "tozero"},
+}
+
+
+def _overview(material: Material) -> Html:
+    columns = (
+        ("‖ΔW‖", "frobenius_norm", short),
+        ("‖ΔW‖ / ‖W‖", "relative_norm", short),
+        ("rank", "rank", short),
+        ("energy of top 1, %", "energy_share_1", percent),
+        ("top 8, %", "energy_share_8", percent),
+        ("top 32, %", "energy_share_32", percent),
+        ("stable rank", "stable_rank", short),
+        ("effective rank", "effective_rank", short),
+        ("Gini", "gini", short),
+    )
+    rows = [
+        (
+            material.lineup.labels[series],
+            whole(len(material.values(series, "frobenius_norm"))),
+            *(write(material.mean(series, measure)) for _, measure, write in columns),
+        )
+        for series in material.series()
+    ]
+    heads = ("method", "matrices", *(heading for heading, *_ in columns))
+    return table(f"All matrices together: {material.means_over('matrices')}", heads, rows)
+
+
+def _table(material: Material) -> Html:
+    """A row for each matrix."""
+    sizes = max(matrix["spectrum"]["size"] for matrix in material.matrices)
+    named = [number for number in _NAMED_VALUES if number <= sizes]
+    several = len(material.matrices) > 0 and len(material.lineup.groups) > 1
+    rows: list[Sequence[str]] = []
+    for member in sorted(material.lineup.members.values(), key=lambda m: (m.series, m.group or 0)):
+        label = material.lineup.labels[member.series]
+        group = "" if member.group is None else material.lineup.groups[member.group]
+        for place, matrix in material.of_run(member.name).items():
+            measures, spectrum = matrix["measures"], matrix["spectrum"]
+            rows.append(
+                (
+                    label, *([group] if several else []), *place, f"{matrix['d_out']} × {matrix['d_in']}",
+                    whole(measures["rank"]), whole(measures["zeros"]),
+                    short(measures["effective_rank"]), short(measures["stable_rank"]),
+                    *(_sigma(spectrum, number) for number in named),
+                )
+            )  # fmt: skip
+    heads = (
+        "method", *(["seed"] if several else []), "block", "projection", "shape", "rank", "zeros", "effective rank",
+        "stable rank", *(f"σ {number}" for number in named),
+    )  # fmt: skip
+    caption = "All matrices. σ k is the k-th largest singular value, or the nearest to it that is drawn"
+    return table(caption, heads, rows, texts=5 if several else 4)
+
+
+def _sigma(spectrum: Facts, number: int) -> str:
+    """The value of that number; of the points drawn the nearest one."""
+    if number > spectrum["rank"]:
+        return "0" if number <= spectrum["size"] else ""
+    place = min(range(len(spectrum["index"])), key=lambda at: abs(spectrum["index"][at] + 1 - number))
+    return short(spectrum["sigma"][place])
+
+
+def energy(material: Material) -> Section:
+    """How much of ‖ΔW‖² the top k directions hold, block by block."""
+    section = Section("energy", "Energy of the top directions, by layer")
+    if not material.matrices:
+        section.left_out = NO_ANALYSIS
+        return section
+    section.lead = (
+        "The share of ‖ΔW‖² that the k strongest directions hold. Yellow: a few directions are all there is; dark: "
+        "ΔW is spread over many. One panel a method, one scale for all."
+    )
+    series = material.series()
+    rows: list[Sequence[str]] = []
+    views: dict[tuple[int, ...], Sequence[Panel]] = {}
+    for number, k in enumerate(_SHARES):
+        panels: list[Panel] = []
+        for s in series:
+            grid = [
+                [material.mean(s, f"energy_share_{k}", block, projection) for projection in material.projections]
+                for block in material.blocks
+            ]
+            label, whole_mean = material.lineup.labels[s], material.mean(s, f"energy_share_{k}")
+            found = [value for row in grid for value in row if value is not None]
+            alt = (
+                f"Energy of the top {k} of {label} by block and projection: {percent(whole_mean)} % on average, from "
+                f"{percent(min(found))} % to {percent(max(found))} %."
+            )
+            layout = heat_layout(len(material.blocks), "block", "projection")
+            panels.append(Panel(alt, [heat_trace(material.blocks, material.projections, grid)], layout, label))
+            rows += [
+                (label, str(k), block, *(percent(value) for value in line))
+                for block, line in zip(material.blocks, grid, strict=True)
+            ]
+        views[(number,)] = panels
+    heads = ("method", "k", "block", *material.projections)
+    section.parts.append(
+        Figure(
+            id="energy-map",
+            title="Share of ‖ΔW‖² in the top k singular directions",
+            views=views,
+            controls=[Control("Top k", [str(k) for k in _SHARES])],
+            table=table("Energy of the top k, in %", heads, rows, texts=3),
+            scale=("0: spread", "1: all in the top k"),
+            wide=False,
+            note=f"Where k reaches an adapter's rank, the share is 1 by construction. Cells are "
+            f"{material.means_over('matrices')}.",
+        )
+    )
+    return section

@@ -1,0 +1,190 @@
+"""How alike the directions of ΔW are to those of the reference, full fine-tuning where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multilora.report.figures import LINE, Control, Figure, Panel, Section
+from multilora.report.heat import heat_layout, heat_trace
+from multilora.report.lineup import Member
+from multilora.report.markup import Html, table
+from multilora.report.material import Material
+from multilora.report.numbers import mean, percent, short
+from multilora.report.sections.spectra import NO_ANALYSIS, controls
+
+_SIDES = ("left", "right")
+_SIDE_NAMES = ("left: outputs of the layer", "right: inputs of the layer")
+_RANKS = tuple(2**power for power in range(11))
+
+Facts = Mapping[str, Any]
+
+
+def subspaces(material: Material) -> Section:
+    """φ at equal ranks on average, and the grid φ(i, j) of one matrix."""
+    section = Section("subspaces", "Subspace similarity to the reference")
+    if not material.matrices:
+        section.left_out = NO_ANALYSIS
+        return section
+    compared = [m for m in material.lineup.members.values() if _similar(material, m)]
+    if not compared:
+        section.left_out = (
+            "there is no run to compare directions with; analyse a full fine-tuning too, or name a --reference."
+        )
+        return section
+    runs: Facts = (material.inputs.data or {})["runs"]
+    references = {runs[member.name]["reference"]: None for member in compared}
+    labels = dict.fromkeys(material.lineup.labels[material.lineup.members[name].series] for name in references)
+    section.lead = (
+        f"The reference is {' and '.join(labels)}. φ(i, j) says how much of a method's i strongest directions lies "
+        "within the reference's j strongest: 1 is all of it, 0 nothing. Unrelated directions have about max(i, j) / d, "
+        "so a high number at large i and j alone says little."
+    )
+    if any(runs[member.name]["kind"] == "full" for member in compared):
+        section.lead += " Full fine-tuning is compared with that of another seed: no method can be expected above it."
+    section.parts += [_by_rank(material, compared), _grids(material, compared)]
+    return section
+
+
+def _similar(material: Material, member: Member) -> bool:
+    return any(matrix["similarity"] for matrix in material.of_run(member.name).values())
+
+
+def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
+    series = sorted({member.series for member in compared})
+    views: dict[tuple[int, ...], Sequence[Panel]] = {}
+    rows: list[Sequence[str]] = []
+    projections = ["all", *material.projections]
+    ranks = [k for k in _RANKS if any(material.values(s, f"similarity_left_{k}") for s in series)]
+    for number, projection in enumerate(projections):
+        panels: list[Panel] = []
+        for side, name in zip(_SIDES, _SIDE_NAMES, strict=True):
+            traces: list[dict[str, Any]] = []
+            said: list[str] = []
+            for s in series:
+                at = None if number == 0 else projection
+                means = {k: v for k in ranks if (v := material.mean(s, f"similarity_{side}_{k}", None, at)) is not None}
+                if not means:
+                    continue
+                traces.append(
+                    {
+                        "type": "scatter",
+                        "mode": "lines+markers",
+                        "s": s,
+                        "x": list(means),
+                        "y": list(means.values()),
+                        "hovertemplate": "φ(%{x}, %{x}) = %{y:.3f}<extra></extra>",
+                    }
+                )
+                label = material.lineup.labels[s]
+                said.append(f"{label}: {', '.join(f'{short(v)} at {k}' for k, v in means.items())}")
+                rows.append((label, side, projection, *(short(means.get(k)) for k in ranks)))
+            if traces:
+                traces.append(_chance(material, series, side, None if number == 0 else projection, ranks))
+                alt = f"Mean of φ(k, k) over matrices, {projection} projections, {side} directions. {'; '.join(said)}."
+                panels.append(Panel(alt, traces, _BY_RANK, name))
+        if panels:
+            views[(number,)] = panels
+    return Figure(
+        id="similarity-by-rank",
+        title="φ(k, k): the k strongest directions against the reference's k strongest",
+        views=views,
+        controls=[Control("Projection", projections)],
+        series=series,
+        others=[(LINE, "random directions, k / d")],
+        table=table(
+            f"φ(k, k): {material.means_over('matrices')}",
+            ("method", "side", "projection", *(f"k = {k}" for k in ranks)),
+            rows,
+            texts=3,
+        ),
+        note=f"{material.means_over('matrices').capitalize()}.",
+    )
+
+
+def _chance(
+    material: Material, series: Sequence[int], side: str, projection: str | None, ranks: Sequence[int]
+) -> dict[str, Any]:
+    """k / d on average over the matrices that are compared."""
+    size = "d_out" if side == "left" else "d_in"
+    matrices = [
+        matrix
+        for s in series
+        for run in material.lineup.averaged(s)
+        for place, matrix in material.of_run(run).items()
+        if matrix["similarity"] and projection in (None, place[1])
+    ]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "s": LINE,
+        "line": {"width": 1},
+        "x": list(ranks),
+        "y": [mean(min(1.0, k / matrix[size]) for matrix in matrices) for k in ranks],
+        "hovertemplate": "chance at %{x}: %{y:.3f}<extra></extra>",
+    }
+
+
+_BY_RANK: dict[str, Any] = {
+    "height": 300,
+    "xaxis": {"title": {"text": "k, number of directions"}, "type": "log", "tickvals": list(_RANKS)},
+    "yaxis": {"title": {"text": "φ(k, k)"}, "rangemode": "tozero"},
+}
+
+
+def _grids(material: Material, compared: Sequence[Member]) -> Figure:
+    names = {member.name for member in compared}
+    series = sorted({member.series for member in compared})
+    views: dict[tuple[int, ...], Sequence[Panel]] = {}
+    for group, _ in enumerate(material.lineup.groups):
+        members = [member for member in material.lineup.in_group(group) if member.name in names]
+        for b, block in enumerate(material.blocks):
+            for p, projection in enumerate(material.projections):
+                for number, side in enumerate(_SIDES):
+                    panels = [
+                        _grid(
+                            material.lineup.labels[m.series], matrix["similarity"], side, f"block {block}, {projection}"
+                        )
+                        for m in members
+                        if (matrix := material.of_run(m.name).get((block, projection))) and matrix["similarity"]
+                    ]
+                    if panels:
+                        views[group, b, p, number] = panels
+    return Figure(
+        id="similarity-grid",
+        title="φ(i, j) of one matrix",
+        views=views,
+        controls=[*controls(material), Control("Side", _SIDE_NAMES)],
+        table=_table(material, compared, series),
+        scale=("0: nothing in common", "1: contained"),
+        wide=False,
+    )
+
+
+def _grid(label: str, similarity: Facts, side: str, where: str) -> Panel:
+    ranks, others, values = similarity["ranks"], similarity["reference_ranks"], similarity[side]
+    found = [value for row in values for value in row]
+    alt = f"φ of {label} and the reference in {where}, {side} directions: " + (
+        f"from {short(min(found))} to {short(max(found))}; {short(values[0][0])} for the strongest direction of each."
+        if found
+        else "one of the two did not change, so it has no directions."
+    )
+    trace = heat_trace([str(rank) for rank in ranks], [str(rank) for rank in others], values)
+    return Panel(alt, [trace], heat_layout(len(ranks), "i, of the method", "j, of the reference"), label)
+
+
+def _table(material: Material, compared: Sequence[Member], series: Sequence[int]) -> Html:
+    """φ(k, k) of every matrix."""
+    ranks = [k for k in _RANKS if any(material.values(s, f"similarity_left_{k}") for s in series)]
+    rows = [
+        (
+            member.name,
+            *place,
+            *(percent(matrix["measures"].get(f"similarity_{side}_{k}"), 0) for side in _SIDES for k in ranks),
+        )
+        for member in compared
+        for place, matrix in material.of_run(member.name).items()
+        if matrix["similarity"]
+    ]
+    heads = ("run", "block", "projection", *(f"{side}, k = {k}" for side in _SIDES for k in ranks))
+    return table("φ(k, k) of every matrix, in %", heads, rows, texts=3)

@@ -1,0 +1,162 @@
+"""What was trained: base, methods, mixture, recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from multilora.report.figures import Section, swatch
+from multilora.report.inputs import TrainedRun
+from multilora.report.markup import Html, details, el, table
+from multilora.report.material import Material
+from multilora.report.numbers import NONE, counted, listed, percent, short, whole
+
+Facts = Mapping[str, Any]
+
+
+def trained(material: Material) -> Section:
+    """Base, methods, mixture, settings and the recipes themselves."""
+    section = Section("trained", "What was trained")
+    inputs = material.inputs
+    recipes = _recipes(material)
+    rows = _method_rows(material)
+    if not rows:
+        section.left_out = "no run and no comparison was given, so nothing tells what was trained."
+        return section
+    base = inputs.data["base"] if inputs.data else None
+    base = base or next((recipe["model"]["path"] for _, recipe in recipes), None)
+    section.lead = (
+        f"{counted(len(rows), 'method')} on the base model {PurePath(base).name if base else 'that nobody tells'}, "
+        f"{counted(len(material.lineup.members), 'training')} in all. "
+        "The colour and marker of a method are the same in every plot."
+    )
+    heads = ("method", "kind", "modules × rank", "scale", "learning rate", "trained parameters", "seeds")
+    section.parts.append(table("Methods", heads, rows, texts=2))
+    if not recipes:
+        section.parts.append(el("p", "No recipe was found, so the tasks and settings are unknown.", class_="note"))
+    for title, recipe in recipes:
+        section.parts += _of_recipe(material, title if len(recipes) > 1 else "", recipe)
+    return section
+
+
+def _recipes(material: Material) -> list[tuple[str, Facts]]:
+    """One of each comparison, and of each run outside of them."""
+    inputs = material.inputs
+    found: list[tuple[str, Facts]] = []
+    for comparison in inputs.comparisons:
+        recipe = comparison.record.get("recipe") or next(
+            (run.recipe for run in inputs.runs if run.comparison == comparison.folder and run.recipe), None
+        )
+        if recipe:
+            found.append((PurePath(comparison.folder).name, recipe))
+    return found + [(run.name, run.recipe) for run in inputs.runs if not run.comparison and run.recipe]
+
+
+def _method_rows(material: Material) -> list[Sequence[str]]:
+    """A row for each series."""
+    rows: list[Sequence[str]] = []
+    lineup = material.lineup
+    analysed: Facts = (material.inputs.data or {}).get("runs", {})
+    for number, label in enumerate(lineup.labels):
+        names = [m.name for m in lineup.members.values() if m.series == number]
+        runs = [run for run in material.inputs.runs if run.name in names]
+        facts = _compared(material, number) | next((dict(analysed[name]) for name in names if name in analysed), {})
+        method: Facts = facts.get("section") or next((r.recipe["method"] for r in runs if r.recipe), {})
+        rows.append(
+            (
+                el("span", swatch(number), el("span", label), class_="named"),
+                str(method.get("name") or facts.get("kind") or NONE),
+                _ranks(method, facts),
+                str(method.get("scaling") or NONE),
+                _learning_rates(facts, runs),
+                whole(facts.get("trainable_parameters") or _trained_parameters(runs)),
+                _seeds(material, number),
+            )
+        )
+    return rows
+
+
+def _compared(material: Material, series: int) -> dict[str, Any]:
+    """What a comparison's results say about the method."""
+    for comparison in material.inputs.comparisons:
+        for method, facts in (comparison.results or {}).get("methods", {}).items():
+            if material.lineup.series_of(method, comparison.folder) == series:
+                return dict(facts)
+    return {}
+
+
+def _ranks(method: Facts, facts: Facts) -> str:
+    r, n = method.get("r") or facts.get("r"), method.get("num_loras") or facts.get("num_loras") or 1
+    return (
+        "full rank" if r is None and "full" in (method.get("name"), facts.get("kind")) else f"{n} × {r}" if r else NONE
+    )
+
+
+def _learning_rates(facts: Facts, runs: Sequence[TrainedRun]) -> str:
+    rates = facts.get("learning_rates") or sorted({r.recipe["training"]["learning_rate"] for r in runs if r.recipe})
+    return ", ".join(f"{rate:g}" for rate in rates) or NONE
+
+
+def _trained_parameters(runs: Sequence[TrainedRun]) -> int | None:
+    return next((r.results["parameters"]["trainable"] for r in runs if r.results and "parameters" in r.results), None)
+
+
+def _seeds(material: Material, series: int) -> str:
+    names = material.lineup.averaged(series)
+    return str(len(names)) if names else NONE
+
+
+def _of_recipe(material: Material, title: str, recipe: Facts) -> list[Html]:
+    training, prefix = recipe["training"], f"{title}: " if title else ""
+    counts = _task_counts(material, recipe)
+    rates = {name: float(task.get("rate", 1.0)) for name, task in recipe["tasks"].items()}
+    rule = recipe.get("mixture", {}).get("rates", "explicit")
+    known = rule in ("explicit", "equal")
+    rows = [
+        (
+            name,
+            str(task.get("task") or "rows of a file"),
+            short(rates[name]) if rule == "explicit" else rule,
+            percent(rates[name] / sum(rates.values())) if known else NONE,
+            whole(counts.get(name, {}).get("kept")),
+            whole(counts.get(name, {}).get("tokens")),
+        )
+        for name, task in recipe["tasks"].items()
+    ]
+    heads = ("task", "kind", "rate", "share, %", "training rows", "their tokens")
+    length = f"{training['epochs']:g} epochs" if training.get("epochs") else f"{whole(training.get('steps'))} steps"
+    batch = training.get("batch_size", 1) * training.get("gradient_accumulation", 1)
+    settings = [
+        length,
+        f"{batch} rows a step",
+        f"up to {training.get('max_length')} tokens a row" + (", packed" if training.get("packing") else ""),
+        f"{training.get('scheduler')} schedule after {percent(training.get('warmup'), 0)} % warm-up",
+        f"precision {training.get('precision')}",
+    ]
+    return [
+        table(f"{prefix}The mixture", heads, rows, texts=2),
+        el("p", f"{prefix}{listed(settings)}.", class_="note"),
+        details(
+            f"{prefix}the whole recipe",
+            el("pre", yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True), tabindex=0),
+        ),
+    ]
+
+
+def _task_counts(material: Material, recipe: Facts) -> Facts:
+    """Rows and tokens of each task, from a training on all of them."""
+    tasks = set(recipe["tasks"])
+    found = (run.results.get("tasks", {}) for run in material.inputs.runs if run.results)
+    return next((counts for counts in found if set(counts) == tasks), {})
+
+
+def _plain(value: Any) -> Any:
+    """What YAML's safe dump takes, whatever kind of mapping it came in."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value

@@ -1,0 +1,179 @@
+"""Training loss per task; and what training took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multilora.report.figures import Control, Figure, Panel, Section, swatch
+from multilora.report.inputs import TrainedRun
+from multilora.report.markup import Html, el, table
+from multilora.report.material import Material
+from multilora.report.numbers import NONE, counted, short, whole
+
+_POINTS = 200
+_ALL = "all tasks"
+
+Facts = Mapping[str, Any]
+
+
+def losses(material: Material) -> Section:
+    """Lines over steps, chosen by task and seed."""
+    section = Section("losses", "Training loss")
+    runs = {run.name: run for run in material.inputs.runs if run.metrics}
+    if not runs:
+        section.left_out = "no run given has a record of its training (metrics.jsonl)."
+        return section
+    section.lead = (
+        "The mean loss of the tokens learnt, between one logged step and the next. Lower is better; a task whose line "
+        "stays flat is not learnt, one whose line rises is being unlearnt."
+    )
+    tasks = list(dict.fromkeys(task for run in runs.values() for line in run.metrics for task in line.get("tasks", {})))
+    choices = [_ALL, *tasks] if len(tasks) > 1 else tasks or [_ALL]
+    groups = material.lineup.groups
+    views: dict[tuple[int, ...], list[Panel]] = {}
+    rows: list[Sequence[str]] = []
+    series: set[int] = set()
+    for group, label in enumerate(groups):
+        shown = [(m.series, runs[m.name]) for m in material.lineup.in_group(group) if m.name in runs]
+        for number, task in enumerate(choices):
+            curves = [(s, run, curve) for s, run in shown if (curve := _curve(run, task))]
+            if not curves:
+                continue
+            series |= {s for s, _, _ in curves}
+            ends = [(material.lineup.labels[s], curve) for s, _, curve in curves]
+            rows += [
+                (task, *([label] if len(groups) > 1 else []), name, whole(curve[-1][0]), short(curve[0][1], 4),
+                 short(min(loss for _, loss in curve), 4), short(curve[-1][1], 4))
+                for name, curve in ends
+            ]  # fmt: skip
+            said = "; ".join(f"{name} from {short(c[0][1])} to {short(c[-1][1])}" for name, c in ends)
+            views[group, number] = [
+                Panel(f"Training loss of {task}, nats per token: {said}.", [_line(s, c) for s, _, c in curves], _LAYOUT)
+            ]
+    heads = ("task", *(["seed"] if len(groups) > 1 else []), "method", "steps", "first", "lowest", "last")
+    section.parts.append(
+        Figure(
+            id="loss",
+            title="Training loss per task",
+            views=views,
+            controls=[Control("Seed", groups), Control("Task", choices)],
+            series=sorted(series),
+            table=table("Training loss, nats per token", heads, rows, texts=len(heads) - 4),
+        )
+    )
+    return section
+
+
+_LAYOUT: dict[str, Any] = {
+    "height": 340,
+    "xaxis": {"title": {"text": "optimizer step"}, "rangemode": "tozero"},
+    "yaxis": {"title": {"text": "loss, nats per token"}},
+}
+
+
+def _line(series: int, curve: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(curve) > 30 else "lines+markers",
+        "s": series,
+        "x": [step for step, _ in curve],
+        "y": [loss for _, loss in curve],
+        "hovertemplate": "step %{x}: %{y:.4g}<extra></extra>",
+    }
+
+
+def _curve(run: TrainedRun, task: str) -> list[tuple[float, float]]:
+    """(step, loss), at most `_POINTS`: neighbours are averaged by their tokens."""
+    found: list[tuple[int, float, float]] = []
+    for line in run.metrics:
+        tasks: Facts = line.get("tasks", {})
+        if task in tasks:
+            found.append((line["step"], tasks[task]["loss"], tasks[task].get("tokens", 1)))
+        elif task == _ALL or not tasks:
+            found.append((line["step"], line["loss"], 1))
+    width = -(-len(found) // _POINTS)
+    parts = [found[start : start + width] for start in range(0, len(found), width)] if found else []
+    return [(part[-1][0], sum(x * n for _, x, n in part) / sum(n for *_, n in part)) for part in parts]
+
+
+def resources(material: Material) -> Section:
+    """A row for each method or run."""
+    section = Section("resources", "Resources")
+    rows: list[Sequence[str]] = []
+    for comparison in material.inputs.comparisons:
+        for method, facts in (comparison.results or {}).get("methods", {}).items():
+            if "tokens_per_second" in facts:
+                number = material.lineup.series_of(method, comparison.folder)
+                rows.append((_named(material, number), *_figures(facts, _forgetting(facts.get("forgetting")))))
+    for run in material.inputs.runs:
+        if run.results and not run.comparison:
+            rows.append((_named(material, material.lineup.members[run.name].series), *_of_run(material, run)))
+    if not rows:
+        section.left_out = "no run given has figures of its training (results.json)."
+        return section
+    section.lead = (
+        "What was trained and what it took: median speed and largest memory over seeds, as measured on the machine "
+        "that trained. Forgetting is how much higher the loss on general text is after training than before."
+    )
+    heads = (
+        "method", "trained parameters", "weights, MB", "tokens per second", "peak memory, MiB", "peak GPU memory, MiB",
+        "forgetting, nats per token",
+    )  # fmt: skip
+    kept = [column for column in range(len(heads)) if column == 0 or any(row[column] != NONE for row in rows)]
+    shown = [[row[column] for column in kept] for row in rows]
+    section.parts.append(table("Resources of training", [heads[column] for column in kept], shown))
+    section.parts.append(el("p", _machines(material), class_="note"))
+    return section
+
+
+def _named(material: Material, series: int) -> Html:
+    return el("span", swatch(series), el("span", material.lineup.labels[series]), class_="named")
+
+
+def _figures(facts: Facts, forgetting: str) -> tuple[str, ...]:
+    weights = facts.get("weights_bytes")
+    return (
+        whole(facts.get("trainable_parameters")),
+        NONE if weights is None else short(weights / 1e6),
+        whole(facts.get("tokens_per_second")),
+        _mebibytes(facts.get("peak_memory_bytes")),
+        _mebibytes(facts.get("peak_cuda_memory_bytes")),
+        forgetting,
+    )
+
+
+def _of_run(material: Material, run: TrainedRun) -> tuple[str, ...]:
+    assert run.results is not None
+    analysed: Facts = (material.inputs.data or {}).get("runs", {}).get(run.name, {})
+    facts = {
+        **run.results,
+        "trainable_parameters": run.results.get("parameters", {}).get("trainable"),
+        "weights_bytes": analysed.get("weights_bytes"),
+    }
+    validation = run.results.get("validation") or {}
+    before, after = (
+        ((validation.get(when) or {}).get("general_text") or {}).get("loss") for when in ("before", "after")
+    )
+    return _figures(facts, NONE if before is None or after is None else f"{after - before:+.3f}")
+
+
+def _forgetting(found: Facts | None) -> str:
+    if found is None:
+        return NONE
+    interval = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
+    return f"{found['mean']:+.3f}{interval}"
+
+
+def _mebibytes(count: float | None) -> str:
+    return NONE if count is None else whole(count / 2**20)
+
+
+def _machines(material: Material) -> str:
+    found = dict.fromkeys(
+        f"{run.results.get('device')}, {counted(run.results.get('threads', 1), 'thread')}, "
+        f"{counted(run.results.get('processes', 1), 'process', 'processes')}"
+        for run in material.inputs.runs
+        if run.results
+    )
+    return f"Measured on: {'; '.join(found)}. Memory is that of the main process." if found else ""

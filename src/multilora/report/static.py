@@ -1,0 +1,93 @@
+"""The figures of an analysis as files for papers: PNG and SVG, for one column and for two."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from multilora.folders import sync
+from multilora.report.inputs import ReportInputs
+from multilora.report.material import Material
+from multilora.report.paper_figures.relations import mechanism, modules, subspace_by_rank, subspace_grid
+from multilora.report.paper_figures.spectra import energy_by_layer, spectra_curves, spectra_histograms
+from multilora.report.paper_figures.style import STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTHS = {"single": 3.4, "double": 7.0}  # inches, of a column and of a page
+FORMATS = ("png", "svg")
+DPI = 200
+
+# By the files' names. Each takes the material and the width in inches; None: the analysis has nothing to plot.
+FIGURES: Mapping[str, Callable[[Material, float], Figure | None]] = {
+    "spectra-curves": spectra_curves,
+    "spectra-histograms": spectra_histograms,
+    "energy-by-layer": energy_by_layer,
+    "subspace-grid": subspace_grid,
+    "subspace-by-rank": subspace_by_rank,
+    "modules": modules,
+    "mechanism": mechanism,
+}
+
+
+def write_figures(folder: Path, data: Mapping[str, Any]) -> list[Path]:
+    """Write all figures that the analysis has numbers for, each as NAME-WIDTH.FORMAT.
+
+    A figure is complete or as it was; those of an earlier analysis that this one cannot have are removed, other files
+    stay. The same data gives the same bytes. matplotlib's settings are changed meanwhile, for the whole process.
+
+    Args:
+        folder: for the figures; it is created.
+        data: the content of analysis.json.
+
+    Returns:
+        The files, figure by figure.
+    """
+    material = Material(ReportInputs(data=data))
+    folder.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
+    with TemporaryDirectory(dir=folder, prefix=".", suffix=".incomplete") as aside, _style():
+        for name, draw in FIGURES.items():
+            for width, inches in WIDTHS.items():
+                if (figure := draw(material, inches)) is not None:
+                    made += _save(figure, Path(aside), f"{name}-{width}")
+        for path in made:
+            path.replace(folder / path.name)
+    found = [folder / path.name for path in made]
+    for name in FIGURES:
+        for stale in {folder / f"{name}-{width}.{format}" for width in WIDTHS for format in FORMATS} - set(found):
+            stale.unlink(missing_ok=True)
+    sync(folder)
+    return found
+
+
+@contextmanager
+def _style() -> Generator[None]:
+    """matplotlib with the settings of these figures and no others, such as those of the user's own file."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(dict[Any, Any](STYLE))
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script
+        yield
+
+
+def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    png, svg = (folder / f"{name}.{format}" for format in FORMATS)
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is found once, for both formats
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    for path in (png, svg):
+        sync(path)
+    return [png, svg]

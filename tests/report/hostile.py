@@ -1,0 +1,63 @@
+"""The same inputs with names that would be markup, or steer plotly, if anybody let them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from multilora.report.inputs import ComparedMethods, ReportInputs, TrainedRun
+
+SCRIPT = "<script>window.hacked=1</script>"
+IMAGE = "\"><img src=x onerror='window.hacked=1'>"
+PLOTLY = '<b>bold</b><a href="javascript:window.hacked=1">%{y}</a>'
+END = "</script></style></title>"
+
+# What is called so in the study, and how it is called instead.
+NAMES = {
+    "multilora": f"{SCRIPT}multilora",
+    "lora@4": f"{IMAGE}lora",
+    "full": f"{PLOTLY}full",
+    "a": f"{IMAGE}a",
+    "b": f"{PLOTLY}b",
+    "q_proj": f"{PLOTLY}q_proj",
+    "k_proj": f"{END}k_proj",
+    "accuracy": f"{SCRIPT}accuracy",
+    "{q}": f"{END}{{q}}",
+}
+_MEANT = ("kind", "name")  # keys whose values say what something is
+
+
+def hostile(inputs: ReportInputs) -> ReportInputs:
+    """The inputs with other names, wherever they stand."""
+    names = dict(NAMES)
+    for run in inputs.runs:
+        method, _, seed = run.name.partition(" ")
+        names[run.name] = f"{NAMES[method]} {seed}"
+    plain: dict[str, Any] = _renamed(json.loads(json.dumps(asdict(inputs), default=str)), names)
+    data = plain["data"]
+    data["notes"] = [SCRIPT, IMAGE]
+    data["faults"] = [{"run": SCRIPT, "layer": IMAGE, "message": END}]
+    data["base"] = f"{IMAGE}base"
+    data["settings"]["base"] = SCRIPT
+    for matrix in data["matrices"]:
+        matrix["layer"] = f"{SCRIPT}{matrix['layer']}"
+    return ReportInputs(
+        data,
+        [ComparedMethods(**comparison) for comparison in plain["comparisons"]],
+        [TrainedRun(**run) for run in plain["runs"]],
+        [END],
+    )
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            names.get(key, key): part
+            if key in _MEANT and part in ("full", "lora", "multilora")
+            else _renamed(part, names)
+            for key, part in value.items()
+        }
+    if isinstance(value, list):
+        return [_renamed(part, names) for part in value]
+    return names.get(value, value) if isinstance(value, str) else value
