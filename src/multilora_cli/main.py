@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from multilora_cli import adapters, analyzing, data, evaluating, generating, training
+from multilora_cli import adapters, analyzing, benching, data, evaluating, generating, training
 from multilora_cli.training import is_main_process
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ for _command in (
     adapters.targets,
     analyzing.analyze,
     generating.generate,
+    benching.bench,
 ):
     app.command()(_command)
 app.command("eval")(evaluating.evaluate)

@@ -64,11 +64,12 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
     for difference in differences:
         average = difference["tasks"][_AVERAGE]
         seeds = difference["seeds"]
+        over = f"{seeds} seeds, paired" if seeds > 1 else "1 seed, paired; the interval is of the test's rows alone"
         p_value = "" if average["p_value"] is None else f", p = {average['p_value']:.3f}"
         lines.append(
             f"{escape(difference['method'])} minus {escape(difference['minus'])} (equal rank), average: "
             f"[bold]{100 * average['mean']:+.1f}[/] points, 95 % interval {100 * average['low']:+.1f} to "
-            f"{100 * average['high']:+.1f}{p_value} ({seeds} seed{'s' if seeds > 1 else ''}, paired)"
+            f"{100 * average['high']:+.1f}{p_value} ({over})"
         )
     return lines
 
