@@ -29,6 +29,7 @@ peer-tests: $(VENV)/.peer
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.layer
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.spectrum
 
 ## lint: format, rules and types
 lint: $(VENV)/.lint
