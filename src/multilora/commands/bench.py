@@ -123,21 +123,17 @@ def _at(
         note(f"{length} tokens: memory of {name}")
         try:
             subject = build(method, base, options.bf16, options.checkpointing)
-            kinds = measure_bytes(subject, tokens, base_bytes)
+            found[name] = {
+                "trainable_parameters": sum(p.numel() for p in subject.trainable),
+                "adapter_bytes": None if method is None or subject.full else unique_bytes(subject.trainable),
+                "bytes": asdict(measure_bytes(subject, tokens, base_bytes)),
+            }
         except torch.OutOfMemoryError as error:
             faults.append({"method": name, "length": str(length), "message": str(error).split("\n")[0]})
             continue
         finally:
             subject = None
             _free()
-        model = build(method, base, options.bf16, options.checkpointing)
-        trained = sum(p.numel() for p in model.trainable)
-        found[name] = {
-            "trainable_parameters": trained,
-            "adapter_bytes": None if method is None or model.full else unique_bytes(model.trainable),
-            "bytes": asdict(kinds),
-        }
-        del model
         fitting.append(method)
     note(f"{length} tokens: time of {len(fitting)} methods in turns")
     subjects: list[Subject] = [build(method, base, options.bf16, options.checkpointing) for method in fitting]
