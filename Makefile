@@ -42,9 +42,9 @@ clean:
 
 # One stamp per set of extras.
 EXTRAS.demo := .[eval]
-EXTRAS.test := .[test,eval]
-EXTRAS.peer := .[test,eval,peer]
-EXTRAS.lint := .[test,eval,lint]
+EXTRAS.test := .[test,eval,quantized]
+EXTRAS.peer := .[test,eval,peer,quantized]
+EXTRAS.lint := .[test,eval,lint,quantized]
 
 $(VENV)/.%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "multilora needs Python 3.11 or newer; set PYTHON=")'

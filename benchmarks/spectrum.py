@@ -174,13 +174,14 @@ def _adapter(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder, "adapter")
         adapter.mkdir()
-        size = _write_adapter(adapter, options)
+        size = write_adapter(adapter, options)
         command = [sys.executable, "-c", _ANALYSE, str(adapter), str(Path(folder, "out")), str(options.threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {**json.loads(done.stdout.splitlines()[-1]), "file_bytes": size}
 
 
-def _write_adapter(folder: Path, options: argparse.Namespace) -> int:
+def write_adapter(folder: Path, options: argparse.Namespace) -> int:
+    """A random MultiLoRA adapter for all linear layers of the blocks, in fp32; the bytes of its file."""
     n, rank = options.num_loras, options.num_loras * options.r
     sizes = {"d": options.d, "hidden": options.hidden}
     layers = [

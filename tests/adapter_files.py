@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from multilora import MultiLoraConfig
 from multilora.adapter_config import CONFIG_FILE
@@ -60,6 +60,12 @@ def lora_config(**arguments: Any) -> LoraConfig:
     return LoraConfig(
         **({"r": 4, "lora_alpha": 12, "target_modules": "all-linear", "init_lora_weights": False} | arguments)
     )
+
+
+def without_copies_of_base_weights(base: Path, folder: Path) -> None:
+    """Save an adapter again: PEFT copies the weight of an adapted output layer into it unless it is told not to."""
+    model = load(AutoModelForCausalLM.from_pretrained(base), folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
 
 
 def load(base: PreTrainedModel, folder: Path) -> PeftModel:

@@ -30,7 +30,7 @@ from adapter_files import (
     save_adapter,
     tokens,
 )
-from multilora import InputError, MultiLoraConfig, checkpoint, convert, export_lora, from_lora
+from multilora import InputError, MultiLoraConfig, checkpoint, export_lora, exporting, from_lora
 from multilora.adapter_config import CONFIG_FILE
 from multilora.checkpoint import WEIGHTS_FILE, open_adapter
 from multilora.functional import delta_weight
@@ -440,7 +440,7 @@ def test_an_error_while_writing_leaves_the_former_export(
 ) -> None:
     export_lora(adapter, tmp_path / "out", rank=2)
     former = (tmp_path / "out" / WEIGHTS_FILE).read_bytes()
-    monkeypatch.setattr(convert, "_write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(exporting, "write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         export_lora(adapter, tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == former
@@ -451,7 +451,7 @@ def test_an_error_while_writing_leaves_the_former_export(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from multilora import checkpoint, convert, export_lora
+from multilora import checkpoint, export_lora, exporting
 adapter, out, overwrite = sys.argv[1], sys.argv[2], bool(sys.argv[3])
 moments = []
 
@@ -463,7 +463,7 @@ def at_layer(number):
         return real(self, name) if next(count, None) is not None else die()
     checkpoint.AdapterFile.folded_pair = folded_pair
 
-def at_config(): convert._write_json = lambda *_: die()
+def at_config(): exporting.write_json = lambda *_: die()
 
 def at_rename(number):
     real, count = Path.rename, iter(range(number))

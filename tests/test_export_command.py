@@ -89,9 +89,32 @@ def test_truncation_prints_every_layer_s_error(run: Run, adapter: Path, tmp_path
     assert "rank 16 (5, padded with zeros to a multiple of 16); truncated to rank 5; 14 layers, bfloat16" in out
 
 
+def test_for_mlx_it_says_how_mlx_lm_loads_it(run: Run, adapter: Path, base: Path, tmp_path: Path) -> None:
+    code, out, _ = run("export", adapter, tmp_path / "out", "--format", "mlx", "--dtype", "bfloat16")
+    assert code == 0
+    assert "MLX adapter, rank 12; exact; 14 layers, bfloat16" in out
+    assert f"load({str(base)!r}, adapter_path={str(tmp_path / 'out')!r})" in out
+    assert f"mlx_lm.server --model {base} --adapter-path {tmp_path / 'out'}" in out
+    assert "--max-lora-rank" not in out
+    assert (tmp_path / "out" / "adapters.safetensors").is_file()
+
+
+def test_the_base_model_can_be_named_for_mlx(run: Run, adapter: Path, base: Path, tmp_path: Path) -> None:
+    base.rename(tmp_path / "moved")
+    code, out, err = run("export", adapter, tmp_path / "out", "--format", "mlx")
+    assert (code, out) == (2, "")
+    assert "--base" in err
+    code, out, _ = run("export", adapter, tmp_path / "out", "--format", "mlx", "--base", tmp_path / "moved")
+    assert code == 0
+    assert f"--model {tmp_path / 'moved'}" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        (["ADAPTER", "OUT", "--format", "gguf"], "gguf"),
+        (["ADAPTER", "OUT", "--base", "BASE"], "--base is read for --format mlx"),
+        (["ADAPTER", "BASE", "--format", "mlx"], "is not empty"),
         (["NOWHERE", "OUT"], "no adapter folder"),
         (["ADAPTER", "BASE"], "is not empty"),
         (["ADAPTER", "BASE", "--overwrite"], "overwriting would lose"),

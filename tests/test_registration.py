@@ -60,9 +60,11 @@ def test_another_method_of_that_name_is_refused() -> None:
 
 @pytest.mark.parametrize("first", ["peft", "transformers", "multilora"])
 def test_order_of_imports_does_not_matter(first: str) -> None:
-    code = f"import {first}; import multilora, peft; print(peft.PeftType('MULTILORA').name)"
-    done = subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", "-c", code], capture_output=True, text=True, check=False
-    )
+    def told(code: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error::ImportWarning", "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = told(f"import {first}; import multilora, peft; print(peft.PeftType('MULTILORA').name)")
     assert done.stdout == "MULTILORA\n", done.stderr
-    assert done.stderr == ""
+    # On some CPUs PEFT, imported first, has bitsandbytes say something, which is not ours.
+    assert done.stderr == (told("import peft").stderr if first == "peft" else "")

@@ -208,3 +208,13 @@ def test_mixed_batches_refuse_unknown_adapters_and_training(make_llama: Make) ->
     with pytest.raises(InputError, match=r"adapter_names is for inference; call model\.eval\(\)"):
         model.train()(batch, adapter_names=["default"])
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_adapter_added_beside_is_not_trained(make_llama: Make, dtype: torch.dtype) -> None:
+    model = get_peft_model(make_llama().to(dtype), MultiLoraConfig(r=2), adapter_name="one")
+    model.add_adapter("two", MultiLoraConfig(r=2))
+    trained = {name.rpartition(".")[2] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"one"}
+    model.set_adapter("two")
+    assert {name.rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"two"}

@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from multilora import _quiet  # noqa: F401 # pyright: ignore[reportUnusedImport] - first: the rest imports PEFT
 from multilora.config import MultiLoraConfig
 from multilora.convert import export_lora, from_lora
 from multilora.errors import InputError

@@ -65,10 +65,11 @@ class AdapterLayer:
 
 
 class AdapterFile:
-    """An adapter folder, opened and checked; made by `open_adapter`. The weights file stays mapped while this lives.
+    """An adapter folder, opened and checked; made by `open_adapter`.
 
     Attributes:
         folder: where it is.
+        file: the weights file in it.
         adapter_config: what `adapter_config.json` says.
         layers: name to facts of every adapted layer, blocks in numerical order.
         other_tensors: names of tensors that are no LoRA pair: of modules_to_save, bias or trainable_token_indices.
@@ -77,10 +78,11 @@ class AdapterFile:
     def __init__(self, folder: Path, adapter_config: AdapterConfig) -> None:
         self.folder = folder
         self.adapter_config = adapter_config
-        self._tensors = _open_weights(folder / WEIGHTS_FILE)
-        keys, self.other_tensors = _sort_keys(folder / WEIGHTS_FILE, self._tensors.keys(), adapter_config)
+        self.file = folder / WEIGHTS_FILE
+        header = _open_weights(self.file)
+        keys, self.other_tensors = _sort_keys(self.file, header.keys(), adapter_config)
         self._keys = {name: keys[name] for name in sorted(keys, key=natural_order)}
-        self.layers = self._check_layers()
+        self.layers = self._check_layers(header)
 
     def pair(self, layer: str) -> tuple[Tensor, Tensor, Tensor | None, float]:
         """(lora_A, lora_B, scaling, alpha_over_r) of one layer: the last arguments of `functional`'s functions.
@@ -94,11 +96,12 @@ class AdapterFile:
         if layer not in self.layers:
             raise InputError(f"{self.folder}: the adapter has no layer {layer!r}{nearest(layer, self.layers)}")
         tensors: dict[str, Tensor] = {}
+        opened = _open_weights(self.file)  # anew: a file that stays open stays mapped, all that was ever read of it
         for kind, key in self._keys[layer].items():
-            tensors[kind] = self._tensors.get_tensor(key)
+            tensors[kind] = opened.get_tensor(key)
             if not all_finite(tensors[kind]):
                 raise InputError(
-                    f"{self.folder / WEIGHTS_FILE}: {key.rpartition('.')[2]} of layer {layer!r} has numbers that are "
+                    f"{self.file}: {key.rpartition('.')[2]} of layer {layer!r} has numbers that are "
                     "not finite (NaN or infinity): training went wrong before it was saved. Use an earlier checkpoint"
                 )
         return tensors["lora_A"], tensors["lora_B"], tensors.get("scaling"), self.layers[layer].alpha_over_r
@@ -116,11 +119,11 @@ class AdapterFile:
             raise InputError(f"{self.folder}: the scale of layer {layer!r} is so large that B times it overflows")
         return lora_A.to(dtype), scaled_B
 
-    def _check_layers(self) -> dict[str, AdapterLayer]:
+    def _check_layers(self, header: Any) -> dict[str, AdapterLayer]:
         faults: list[str] = []
         layers: dict[str, AdapterLayer] = {}
         for name, keys in self._keys.items():
-            fault = self._missing(keys) or self._layer(name, keys)
+            fault = self._missing(keys) or self._layer(name, keys, header)
             if isinstance(fault, AdapterLayer):
                 layers[name] = fault
             else:
@@ -136,10 +139,10 @@ class AdapterFile:
         missing = [ending for kind, ending in _kinds(self.adapter_config).items() if kind not in keys]
         return f"{', '.join(missing)} missing" if missing else ""
 
-    def _layer(self, name: str, keys: Mapping[str, str]) -> AdapterLayer | str:
+    def _layer(self, name: str, keys: Mapping[str, str], header: Any) -> AdapterLayer | str:
         """The layer's facts, or what is wrong with it."""
         config = self.adapter_config.config
-        slices = {kind: self._tensors.get_slice(key) for kind, key in keys.items()}
+        slices = {kind: header.get_slice(key) for kind, key in keys.items()}
         shapes = {kind: tuple(part.get_shape()) for kind, part in slices.items()}
         codes = {kind: part.get_dtype() for kind, part in slices.items()}
         if strange := [f"{kind} {code}" for kind, code in codes.items() if code not in _DTYPES]:

@@ -8,69 +8,38 @@ apart into modules.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import PREFIX, WEIGHTS_FILE, AdapterFile, all_finite, open_adapter
+from multilora.checkpoint import PREFIX, WEIGHTS_FILE, open_adapter
 from multilora.config import Scaling
 from multilora.errors import InputError
+from multilora.exporting import (
+    ExportReport,
+    LayerExport,
+    Layout,
+    check_place,
+    open_for_export,
+    padded,
+    refuse_other_tensors,
+    stored_dtype,
+    write_export,
+    write_json,
+)
 from multilora.folders import new_folder
 from multilora.portable import portable_config, portable_rank
-from multilora.safetensors_writer import dtype_name, dtype_of, write_safetensors
-from multilora.spectral.svd import truncated_pair
+from multilora.safetensors_writer import write_safetensors
+
+__all__ = ["ExportReport", "FromLoraReport", "LayerExport", "export_lora", "from_lora"]
 
 _ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-
-
-@dataclass(frozen=True)
-class LayerExport:
-    """What became of one layer.
-
-    Attributes:
-        name: the layer's name in the base model.
-        total_rank: n·r of the adapter.
-        rank: how many of them were kept (before padding).
-        relative_error: ‖ΔW − exported ΔW‖ / ‖ΔW‖ (Frobenius) by truncation; 0 where nothing was cut off.
-    """
-
-    name: str
-    total_rank: int
-    rank: int
-    relative_error: float
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What `export_lora` wrote.
-
-    Attributes:
-        out_dir: the folder of the plain LoRA.
-        base_model: the base model's name or path as the adapter tells it.
-        rank: `r` of the plain LoRA, padding included.
-        truncated_to: the rank asked for; None: the export is exact.
-        dtype: of the stored tensors.
-        size: bytes of the weights file.
-        layers: each layer, blocks in numerical order.
-        relative_error: of all layers' ΔW together.
-    """
-
-    out_dir: Path
-    base_model: str | None
-    rank: int
-    truncated_to: int | None
-    dtype: torch.dtype
-    size: int
-    layers: tuple[LayerExport, ...]
-    relative_error: float
 
 
 def export_lora(
@@ -99,48 +68,17 @@ def export_lora(
         InputError: the adapter cannot be read or holds what a plain LoRA cannot say (modules_to_save, bias,
             trainable_token_indices); rank out of range; `out_dir` is not empty, or is `adapter_dir`.
     """
-    adapter = open_adapter(adapter_dir)
     out_dir = Path(out_dir)
-    _check_place(adapter, out_dir)
-    _refuse_other_tensors(adapter)
-    total = max(layer.total_rank for layer in adapter.layers.values())
-    _check_rank(rank, total)
-    stored = _dtype(dtype, adapter)
-    R = portable_rank(rank or total)
-    config = portable_config(adapter, R)
-    shapes: dict[str, tuple[int, int]] = {}
-    for name, layer in adapter.layers.items():
-        shapes[f"{PREFIX}{name}.lora_A.weight"] = (R, layer.d_in)
-        shapes[f"{PREFIX}{name}.lora_B.weight"] = (layer.d_out, R)
-
-    layers: list[LayerExport] = []
-    energies: list[tuple[float, float]] = []  # of what was cut off, and of all, per layer
-
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, layer in adapter.layers.items():
-            pair, error = adapter.folded_pair(name), 0.0
-            if rank is not None:
-                pair, error, norm = truncated_pair(*pair, rank)
-                energies.append((error * norm, norm))
-            lora_A, scaled_B = pair
-            layers.append(LayerExport(name, layer.total_rank, len(lora_A), error))
-            yield f"{PREFIX}{name}.lora_A.weight", _stored(_padded(lora_A, (R, layer.d_in)), stored, name)
-            yield f"{PREFIX}{name}.lora_B.weight", _stored(_padded(scaled_B, (layer.d_out, R)), stored, name)
-
-    with new_folder(out_dir, overwrite=overwrite, replaceable=_ADAPTER_FILES) as folder:
-        write_safetensors(folder / WEIGHTS_FILE, shapes, stored, tensors())
-        _write_json(folder / CONFIG_FILE, config)
-    cut, all_ = (math.hypot(*column) for column in zip(*energies, strict=True)) if energies else (0.0, 0.0)
-    return ExportReport(
-        out_dir=out_dir,
-        base_model=config["base_model_name_or_path"],
-        rank=R,
-        truncated_to=rank,
-        dtype=stored,
-        size=(out_dir / WEIGHTS_FILE).stat().st_size,
-        layers=tuple(layers),
-        relative_error=cut / all_ if all_ else 0.0,
+    adapter, needed = open_for_export(adapter_dir, out_dir, rank)
+    config = portable_config(adapter, portable_rank(needed))
+    layout = Layout(
+        "peft", WEIGHTS_FILE, config, config["base_model_name_or_path"], portable_rank(needed), _peft_tensors
     )
+    return write_export(adapter, out_dir, layout, rank=rank, dtype=stored_dtype(dtype, adapter), overwrite=overwrite)
+
+
+def _peft_tensors(layer: str, lora_A: Tensor, scaled_B: Tensor) -> Mapping[str, Tensor]:
+    return {f"{PREFIX}{layer}.lora_A.weight": lora_A, f"{PREFIX}{layer}.lora_B.weight": scaled_B}
 
 
 @dataclass(frozen=True)
@@ -191,10 +129,10 @@ def from_lora(
     """
     adapter = open_adapter(adapter_dir)
     out_dir = Path(out_dir)
-    _check_place(adapter, out_dir)
+    check_place(adapter, out_dir)
     if adapter.adapter_config.method != "lora":
         raise InputError(f"{adapter.folder}: is a MultiLoRA adapter already; from_lora takes a plain LoRA")
-    _refuse_other_tensors(adapter)
+    refuse_other_tensors(adapter)
     source = adapter.adapter_config.config
     # Checked by the new configuration before it divides anything.
     n = dataclasses.replace(source, num_loras=num_loras, scaling=scaling, init_weights=True).num_loras
@@ -211,15 +149,15 @@ def from_lora(
         peft_version=None,
     )
     new_rank = {name: n * math.ceil(layer.r / n) for name, layer in adapter.layers.items()}
-    padded = tuple(name for name, layer in adapter.layers.items() if new_rank[name] != layer.r)
-    if padded:
-        first = adapter.layers[padded[0]]
+    uneven = tuple(name for name, layer in adapter.layers.items() if new_rank[name] != layer.r)
+    if uneven:
+        first = adapter.layers[uneven[0]]
         warnings.warn(
-            f"{len(padded)} layers have a rank that {n} modules cannot share equally ({first.name}: {first.r}); it is "
+            f"{len(uneven)} layers have a rank that {n} modules cannot share equally ({first.name}: {first.r}); it is "
             f"padded to the next multiple ({new_rank[first.name]}), which leaves ΔW as it is",
             stacklevel=2,
         )
-    stored = torch.promote_types(_dtype(None, adapter), torch.float32)
+    stored = torch.promote_types(stored_dtype(None, adapter), torch.float32)
     scale_shape = {"vector": lambda d_out: (n, d_out), "scalar": lambda d_out: (n,), "none": None}[scaling]
     shapes: dict[str, tuple[int, ...]] = {}
     for name, layer in adapter.layers.items():
@@ -236,77 +174,11 @@ def from_lora(
             more = torch.empty(new_rank[name] - layer.r, layer.d_in, dtype=lora_A.dtype)
             more.uniform_(-bound, bound, generator=generator)
             yield f"{PREFIX}{name}.multilora_A", torch.cat([lora_A, more]).to(stored)
-            yield f"{PREFIX}{name}.multilora_B", _padded(folded_B, (layer.d_out, new_rank[name])).to(stored)
+            yield f"{PREFIX}{name}.multilora_B", padded(folded_B, (layer.d_out, new_rank[name])).to(stored)
             if scale_shape is not None:
                 yield f"{PREFIX}{name}.multilora_scaling", torch.ones(scale_shape(layer.d_out), dtype=stored)
 
     with new_folder(out_dir, overwrite=overwrite, replaceable=_ADAPTER_FILES) as folder:
         write_safetensors(folder / WEIGHTS_FILE, shapes, stored, tensors())
-        _write_json(folder / CONFIG_FILE, config.to_dict())
-    return FromLoraReport(out_dir, n, config.r, len(adapter.layers), padded)
-
-
-# Tensors ----------------------------------------------------------------------------------------------------------
-
-
-def _padded(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-    result = tensor.new_zeros(shape)
-    result[: tensor.shape[0], : tensor.shape[1]] = tensor
-    return result
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype, layer: str) -> Tensor:
-    cast = tensor.to(dtype)
-    if not all_finite(cast):
-        raise InputError(
-            f"the adapter of layer {layer!r} does not fit into {dtype_name(dtype)}: its largest number is "
-            f"{float(tensor.abs().max()):.3g}. Export with dtype bfloat16 or float32"
-        )
-    return cast
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-# Checks -----------------------------------------------------------------------------------------------------------
-
-
-def _check_place(adapter: AdapterFile, out_dir: Path) -> None:
-    if out_dir.exists() and out_dir.samefile(adapter.folder):
-        raise InputError(f"the output folder {str(out_dir)!r} is the adapter's own; name another")
-
-
-def _check_rank(rank: int | None, total: int) -> None:
-    if rank is None:
-        return
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"rank must be an integer of at least 1; got {rank!r}")
-    if rank > total:
-        raise InputError(
-            f"rank={rank} is above the adapter's total rank {total}, so there is nothing to truncate; leave it out for "
-            "the exact export"
-        )
-
-
-def _refuse_other_tensors(adapter: AdapterFile) -> None:
-    config = adapter.adapter_config.config
-    reasons = {
-        f"modules_to_save={config.modules_to_save!r}: whole modules were trained": config.modules_to_save,
-        f"bias={config.bias!r}: biases were trained": config.bias != "none",
-        "trainable_token_indices: embeddings of tokens were trained": config.trainable_token_indices,
-    }
-    if found := [reason for reason, holds in reasons.items() if holds]:
-        raise InputError(
-            f"{adapter.folder}: {found[0]}, which LoRA pairs alone cannot say, so the result would not be this "
-            "adapter. Merge it into its base model instead, or train without that field"
-        )
-
-
-def _dtype(dtype: torch.dtype | str | None, adapter: AdapterFile) -> torch.dtype:
-    if dtype is None:
-        first, *others = (layer.dtype for layer in adapter.layers.values())
-        for other in others:
-            first = torch.promote_types(first, other)
-        return first
-    return dtype_of(dtype)
+        write_json(folder / CONFIG_FILE, config.to_dict())
+    return FromLoraReport(out_dir, n, config.r, len(adapter.layers), uneven)

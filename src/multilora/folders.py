@@ -22,7 +22,7 @@ def written_aside(final: Path, aside: Path | None = None) -> Generator[Path]:
         final: the folder's place.
         aside: where it is written, on the same file system; None: `.NAME.incomplete` beside `final`.
     """
-    aside = final.with_name(f".{final.name}.incomplete") if aside is None else aside
+    aside = aside_of(final) if aside is None else aside
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
@@ -48,18 +48,32 @@ def new_folder(target: Path, *, overwrite: bool, replaceable: Collection[str]) -
         InputError: `target` is a file, has files and `overwrite` is off, has files that are not `replaceable`, or
             cannot be created.
     """
+    place = output_place(target, overwrite=overwrite, replaceable=replaceable)
+    with written_aside(place) as partial:
+        yield partial
+        check_output(target, overwrite, replaceable)  # others may have written meanwhile
+
+
+def output_place(target: Path, *, overwrite: bool, replaceable: Collection[str]) -> Path:
+    """Where an output folder that a user named really is, links resolved, after the checks that `new_folder` makes.
+
+    Its parent folder exists then. Arguments and errors as of `new_folder`.
+    """
     place = target.resolve()  # a link to a folder keeps being one
     restore_replaced(place)
-    _check(target, overwrite, replaceable)
+    check_output(target, overwrite, replaceable)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(place.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise InputError(f"cannot create the output folder {str(target)!r}: {error.strerror}") from error
-    with written_aside(place) as partial:
-        yield partial
-        _check(target, overwrite, replaceable)  # others may have written meanwhile
+    return place
+
+
+def aside_of(final: Path) -> Path:
+    """The folder beside `final` in which it is written."""
+    return final.with_name(f".{final.name}.incomplete")
 
 
 def replace_folder(path: Path, by: Path) -> None:
@@ -116,7 +130,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _check(target: Path, overwrite: bool, replaceable: Collection[str]) -> None:
+def check_output(target: Path, overwrite: bool, replaceable: Collection[str]) -> None:
+    """What an output folder holds may be replaced. Arguments and errors as of `new_folder`."""
     if not target.exists():
         return
     if not target.is_dir():

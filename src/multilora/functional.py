@@ -58,6 +58,21 @@ def delta_weight(lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None, alpha_o
     return scaled_lora_B(lora_B.to(dtype), scaling, alpha_over_r) @ lora_A.to(dtype)
 
 
+def delta_weight_rows(
+    lora_A: Tensor, scaled_B: Tensor, begin: int, end: int, *, transposed: bool = False, out: Tensor | None = None
+) -> Tensor:
+    """Rows [begin, end) of ΔW = B' A, so that a whole ΔW need not be in memory.
+
+    Args:
+        lora_A: (n·r, d_in).
+        scaled_B: (d_out, n·r), B' as `scaled_lora_B` gives it, in the dtype of `lora_A`.
+        transposed: rows of ΔWᵀ instead, for a weight that is stored as (d_in, d_out).
+        out: takes the result.
+    """
+    left, right = (lora_A.t(), scaled_B.t()) if transposed else (scaled_B, lora_A)
+    return torch.mm(left[begin:end], right, out=out)  # pyright: ignore[reportCallIssue, reportArgumentType] - None is as good as no `out`
+
+
 def multilora_linear(
     x: Tensor,
     weight: Tensor,

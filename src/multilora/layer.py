@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from multilora.errors import InputError
 from multilora.functional import delta_weight, multilora_linear, multilora_low_rank
 from multilora.initialization import initialize
+from multilora.packed import KeptWeight, keep_unsorted, keep_weight, packed_bits, put_back
 
 
 class MultiLoraLinear(nn.Module, BaseTunerLayer):
@@ -36,6 +37,7 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         self.quantization_backend = resolve_quantization_backend(
             base, get_apply_tensor_subclass=kwargs.pop("get_apply_tensor_subclass", None)
         )
+        keep_unsorted(base)
         # Of a sharded or packed weight too, where the weight's own shape would mislead.
         self.in_features, self.out_features = cast(tuple[int, int], _get_in_out_features(base))
         self.r: dict[str, int] = {}
@@ -48,6 +50,7 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         self.multilora_scaling = nn.ParameterDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self._kept_weight: KeptWeight | None = None  # the packed base weight while adapters are merged into it
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, **kwargs)
 
@@ -111,8 +114,6 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
             active = active[1:]
         else:
             result = self.base_layer(x, *args, **kwargs)
-            if self.quantization_backend is not None:
-                result = self.quantization_backend.maybe_clone_base_result(result)
         for name in active:
             result = result + self._low_rank(x, name).to(result.dtype)
         return result
@@ -173,7 +174,10 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         return delta.t().contiguous() if isinstance(self.get_base_layer(), Conv1D) else delta
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add ΔW to the base weight, in place. The sum is formed in fp32 and rounded once to the weight's dtype.
+        """Add the adapters' ΔW to the base weight, in place.
+
+        The sum is formed in fp32 and rounded once to the weight's dtype. A quantised weight is dequantised, and the sum
+        quantised anew, which may lose most of ΔW: `multilora.quantization.requantization_errors` tells how much.
 
         Args:
             safe_merge: check the new weight before it replaces the old one.
@@ -182,33 +186,55 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         Raises:
             ValueError: safe_merge, and the merged weight is not finite. The base weight is left as it was.
         """
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name in self.multilora_A:
-                merged = self._base_weight_plus(name, sign=1)
-                if safe_merge and not torch.isfinite(merged).all():
-                    raise ValueError(
-                        f"NaNs detected in the merged weights. The adapter {name} seems to be broken: merging it would "
-                        "put non-finite numbers into the base weight, which is left as it was"
-                    )
-                self.set_base_weight(merged)
-                self.merged_adapters.append(name)
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.multilora_A]
+        if not names:
+            return
+        base = self.get_base_layer()
+        merged = weight = self.get_base_weight()
+        for name in names:
+            merged = self._plus_delta(merged, name, sign=1)
+            if safe_merge and not torch.isfinite(merged.to(weight.dtype)).all():
+                raise ValueError(
+                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken: merging it would "
+                    "put non-finite numbers into the base weight, which is left as it was"
+                )
+        if bits := packed_bits(base):
+            warnings.warn(
+                f"merging into {bits}-bit weights quantises W + ΔW anew, and may lose most of ΔW; "
+                "multilora.quantization.requantization_errors(model), called before, tells how much. Put the adapter "
+                "on base.dequantize() and merge there, and nothing is lost",
+                stacklevel=2,
+            )
+        if not self.merged_adapters:
+            self._kept_weight = keep_weight(base)
+        self.set_base_weight(merged.to(weight.dtype))
+        self.merged_adapters += names
 
     def unmerge(self) -> None:
-        """Subtract every merged ΔW again. In half precision the base weight comes back only up to rounding."""
+        """Take every merged ΔW out again.
+
+        A weight that bitsandbytes packed comes back to the bit. From any other weight ΔW is subtracted: in half
+        precision it comes back only up to rounding.
+        """
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
+        if self._kept_weight is not None:
+            put_back(self.get_base_layer(), self._kept_weight)
+            self._kept_weight = None
+            self.merged_adapters.clear()
         while self.merged_adapters:
             name = self.merged_adapters.pop()
             if name in self.multilora_A:
-                self.set_base_weight(self._base_weight_plus(name, sign=-1))
+                weight = self.get_base_weight()
+                self.set_base_weight(self._plus_delta(weight, name, sign=-1).to(weight.dtype))
 
     @torch.no_grad()
-    def _base_weight_plus(self, adapter_name: str, sign: int) -> Tensor:
-        weight = self.get_base_weight()
+    def _plus_delta(self, weight: Tensor, adapter_name: str, sign: int) -> Tensor:
+        """W ± ΔW in the dtype that both promote to, at least fp32."""
         delta = self.get_delta_weight(adapter_name)
         delta = delta.to(weight.device, torch.promote_types(delta.dtype, weight.dtype))
-        return delta.mul_(sign).add_(weight).to(weight.dtype)
+        return delta.mul_(sign).add_(weight)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True

@@ -40,6 +40,25 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def header_bytes(
+    entries: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """What a safetensors file begins with; the tensors' bytes follow it without gaps, in the order of `entries`.
+
+    Args:
+        entries: name to (dtype code, shape, bytes).
+        metadata: text by name; None: that the tensors are torch's.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"} if metadata is None else dict(metadata)}
+    end = 0
+    for name, (code, shape, size) in entries.items():
+        begin, end = end, end + size
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # readers map the file and want the data aligned
+    return len(text).to_bytes(8, "little") + text
+
+
 def write_safetensors(
     path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, tensors: Iterable[tuple[str, Tensor]]
 ) -> None:
@@ -54,17 +73,11 @@ def write_safetensors(
     Raises:
         RuntimeError: `tensors` are not what `shapes` and `dtype` announced. The file is then incomplete.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, shape in shapes.items():
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": DTYPE_CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # readers map the file and want the data aligned
+    code = DTYPE_CODES[dtype]
+    entries = {name: (code, shape, math.prod(shape) * dtype.itemsize) for name, shape in shapes.items()}
     expected = iter(shapes.items())
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+        file.write(header_bytes(entries))
         for name, tensor in tensors:
             announced = next(expected, ("nothing more", ()))
             if (name, tuple(tensor.shape), tensor.dtype) != (announced[0], tuple(announced[1]), dtype):

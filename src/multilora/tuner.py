@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from multilora.config import MultiLoraConfig
 from multilora.errors import InputError, nearest
 from multilora.layer import MultiLoraLinear, can_adapt
+from multilora.packed import keep_unsorted
 
 # PEFT guards its own methods likewise, by name, and misses dt_proj.
 _MAMBA = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
@@ -58,6 +59,7 @@ class MultiLoraModel(BaseTuner):
                 if len(unmatched) == len(wanted):
                     raise NoMatchingModuleError(message)
                 warnings.warn(message, stacklevel=2)
+        keep_unsorted(model)  # layers without an adapter pass gradients on to those that have one
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except NoMatchingPeftModuleError as error:
@@ -110,6 +112,19 @@ class MultiLoraModel(BaseTuner):
                 f"{target_name!r} of a {model_type} model cannot be adapted: the model reads the layer's weight and "
                 f"never calls it, so the adapter would be ignored. Set exclude_modules={sorted(_NEVER_CALLED_IN_MAMBA)}"
             )
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """PEFT puts new parameters in the place of those that it casts, and these require gradients, always."""
+        dicts = [
+            getattr(layer, kind)
+            for layer in self.model.modules()
+            if isinstance(layer, MultiLoraLinear)
+            for kind in layer.adapter_layer_names
+        ]
+        frozen = [each for each in dicts if adapter_name in each and not each[adapter_name].requires_grad]
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for each in frozen:
+            each[adapter_name].requires_grad_(False)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version also assigns `child.weight` to the new module, which a base layer that comes back has

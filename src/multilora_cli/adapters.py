@@ -1,10 +1,11 @@
-"""`multilora export` and `targets`."""
+"""`multilora export`, `merge` and `targets`."""
 
 from __future__ import annotations
 
+import signal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -17,21 +18,88 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Format(StrEnum):
+    """Names of the forms that adapters are exported in."""
+
+    PEFT = "peft"
+    MLX = "mlx"
+
+
 def export(
     adapter: Annotated[Path, typer.Argument(help="Folder of the adapter, as save_pretrained or `train` wrote it.")],
-    out: Annotated[Path, typer.Argument(help="Folder to create for the plain LoRA.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create for the exported adapter.")],
+    form: Annotated[
+        Format, typer.Option("--format", help="peft: a plain LoRA for PEFT, vLLM, SGLang, llama.cpp; mlx: for mlx-lm.")
+    ] = Format.PEFT,
     rank: Annotated[
         int | None,
         typer.Option(help="Truncate to the best approximation of this rank and print what it costs. Default: exact."),
     ] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Of the stored numbers. Default: the adapter's own.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the base model, for mlx. Default: as the adapter names it.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an adapter that OUT holds.")] = False,
 ) -> None:
-    """Write an adapter as a plain LoRA that PEFT, vLLM, SGLang and llama.cpp load without multilora."""
+    """Write an adapter as a plain LoRA (or for MLX) that PEFT, vLLM, SGLang and llama.cpp load without multilora."""
     from multilora.convert import export_lora
+    from multilora.errors import InputError
+    from multilora.mlx_format import export_mlx
     from multilora_cli.show import show_export
 
-    show_export(export_lora(adapter, out, rank=rank, dtype=dtype, overwrite=overwrite))
+    if form is Format.MLX:
+        show_export(export_mlx(adapter, out, base=base, rank=rank, dtype=dtype, overwrite=overwrite))
+    elif base is not None:
+        raise InputError("--base is read for --format mlx; a plain LoRA needs no base model. Leave it out")
+    else:
+        show_export(export_lora(adapter, out, rank=rank, dtype=dtype, overwrite=overwrite))
+
+
+def merge(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The base model: a folder, or an id on the hub.")],
+    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Folders of adapters (PEFT LoRA too).")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create for the merged model.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Comma-separated, one per adapter: the factor of its ΔW. Default: 1 for all.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Of the merged model. Default: every tensor keeps the base model's.")
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare logits with the adapted model's; takes memory for one model in fp32."),
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Measure the error of rounding of every layer.")] = True,
+    untie: Annotated[
+        bool, typer.Option("--untie", help="Write embeddings and output layer apart where an adapter changes one.")
+    ] = False,
+    ignore_base_names: Annotated[
+        bool, typer.Option("--ignore-base-names", help="The adapters' different base models are one under two names.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a merged model that OUT holds.")] = False,
+) -> None:
+    """Add adapters to a base model's weights, file by file. Goes on where it was interrupted."""
+    from multilora.commands.merge import merge as merge_models
+    from multilora.commands.merge import weights_of
+    from multilora.merging.report import MergeOptions
+    from multilora_cli.show_merge import MergeBar, show_merge
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit
+
+    options = MergeOptions(weights_of(weights), dtype and dtype.value, report, untie, ignore_base_names, overwrite)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        merged, verification = merge_models(base, adapters, out, options, MergeBar(), check=verify)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        typer.echo("interrupted; the same command goes on with the files that are left", err=True)
+        number = signal.SIGTERM if isinstance(stopped, SystemExit) else signal.SIGINT
+        raise typer.Exit(128 + number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    show_merge(merged, verification)
+    if verification is not None and not verification.passed:
+        raise typer.Exit(1)
 
 
 def targets(

@@ -49,6 +49,7 @@ for _command in (
     training.plan,
     training.schema,
     adapters.export,
+    adapters.merge,
     adapters.targets,
     analyzing.analyze,
     generating.generate,

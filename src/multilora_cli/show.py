@@ -12,7 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from multilora.commands.export import ErrorTable
     from multilora.commands.targets import TargetGroup
-    from multilora.convert import ExportReport
+    from multilora.exporting import ExportReport
 
 
 def show_export(report: ExportReport) -> None:
@@ -31,13 +31,15 @@ def show_export(report: ExportReport) -> None:
     kind = "exact" if report.truncated_to is None else f"truncated to rank {report.truncated_to}"
     wanted = report.truncated_to or max(layer.total_rank for layer in report.layers)
     padding = f" ({wanted}, padded with zeros to a multiple of 16)" if report.rank != wanted else ""
+    what = "MLX adapter" if report.format == "mlx" else "plain PEFT LoRA"
     console.print(f"[bold green]exported[/] {escape(str(report.out_dir))}", soft_wrap=True)
     console.print(
-        f"  plain PEFT LoRA, [bold]rank {report.rank}[/]{padding}; {kind}; {len(report.layers)} layers, "
+        f"  {what}, [bold]rank {report.rank}[/]{padding}; {kind}; {len(report.layers)} layers, "
         f"{dtype_name(report.dtype)}, {size(report.size)}\n",
         soft_wrap=True,
     )
-    console.print("load it with PEFT (multilora need not be installed):")
+    loader = "mlx-lm" if report.format == "mlx" else "PEFT"
+    console.print(f"load it with {loader} (multilora need not be installed):")
     for line in loading_lines(report):
         console.print(f"  {escape(line)}", style="cyan", soft_wrap=True)
     console.print("\nserve it:")

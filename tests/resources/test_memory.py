@@ -22,6 +22,7 @@ from miniature import make_model
 from multilora.bench.kept import saved_bytes
 from multilora.bench.live_bytes import LiveBytes, phased
 from multilora.commands.plan import Plan, plan_recipe
+from multilora.packed import packed_tensors
 from multilora.recipe.file import load_recipe
 from multilora.resources.blocks import Computation
 from multilora.resources.memory import ModelSizes, Workload, estimate
@@ -88,7 +89,8 @@ def measured(path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     def counted(trainer: Any, **options: Any) -> Any:
         gc.collect()
-        with LiveBytes([*trainer.model.parameters(), *trainer.model.buffers()]) as live:
+        there = [*trainer.model.parameters(), *trainer.model.buffers(), *packed_tensors(trainer.model)]
+        with LiveBytes(there) as live:
             counters.append(live)
             return steps(trainer, **options)
 
@@ -169,6 +171,31 @@ def test_what_changes_memory_is_in_the_estimate(
     path = recipe(room, METHODS[name] | options, **training)
     peaks = measured(path, monkeypatch)
     for phase, total in expected(plan_recipe(path)).items():
+        assert total == pytest.approx(peaks[phase], rel=CLOSE[phase]), phase
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "training"),
+    [
+        ("multilora", {"bits": 4}, {}),
+        ("multilora", {"bits": 4, "double_quant": True}, {"precision": "fp32"}),
+        ("multilora", {"bits": 4}, {"gradient_checkpointing": True}),
+        ("lora", {"bits": 4}, {}),
+        ("multilora", {"bits": 8}, {}),
+        ("multilora", {"bits": 8}, {"precision": "fp32", "gradient_checkpointing": True}),
+    ],
+    ids=str,
+)
+def test_quantised_weights_are_in_the_estimate(
+    name: str, section: dict[str, Any], training: dict[str, Any], room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'multilora[quantized]'")
+    path = recipe(room, METHODS[name], **training)
+    data = yaml.safe_load(path.read_text())
+    data["model"] = {"path": data["model"], "quantization": section}
+    path.write_text(yaml.safe_dump(data))
+    peaks, plan = measured(path, monkeypatch), plan_recipe(path)
+    for phase, total in expected(plan).items():
         assert total == pytest.approx(peaks[phase], rel=CLOSE[phase]), phase
 
 

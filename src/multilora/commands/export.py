@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multilora.convert import ExportReport, LayerExport
+from multilora.exporting import ExportReport, LayerExport
 from multilora.portable import vllm_max_lora_rank
 
 _WIDEST_GRID = 8  # columns that fit into a terminal
+_QKV = frozenset({"q_proj", "k_proj", "v_proj"})
+_GATE_UP = frozenset({"gate_proj", "up_proj"})
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,13 @@ def error_table(layers: Sequence[LayerExport]) -> ErrorTable:
 
 
 def loading_lines(report: ExportReport) -> tuple[str, str]:
-    """Two lines of Python that load the export with PEFT."""
+    """Two lines of Python that load the export with PEFT, or with mlx-lm."""
     base = report.base_model or "BASE_MODEL"
+    if report.format == "mlx":
+        return (
+            "from mlx_lm import load",
+            f"model, tokenizer = load({base!r}, adapter_path={str(report.out_dir)!r})",
+        )
     return (
         f"model = AutoModelForCausalLM.from_pretrained({base!r})",
         f"model = PeftModel.from_pretrained(model, {str(report.out_dir)!r})",
@@ -54,21 +61,45 @@ def loading_lines(report: ExportReport) -> tuple[str, str]:
 
 
 def server_lines(report: ExportReport) -> tuple[tuple[str, str], ...]:
-    """(server, command or why there is none) for the servers that take a plain LoRA."""
+    """(server, command or why there is none) for the servers that take the export."""
     base = report.base_model or "BASE_MODEL"
     quoted, out, named = (shlex.quote(text) for text in (base, str(report.out_dir), f"adapter={report.out_dir}"))
+    if report.format == "mlx":
+        return (
+            ("mlx-lm", f"mlx_lm.server --model {quoted} --adapter-path {out}"),
+            ("merged", f"mlx_lm.fuse --model {quoted} --adapter-path {out} --save-path MODEL"),
+        )
     flag = vllm_max_lora_rank(report.rank)
     vllm = (
         f"vllm serve {quoted} --enable-lora --max-lora-rank {flag} --lora-modules {named}"
         if flag
         else f"none of its --max-lora-rank values takes rank {report.rank} (512 at most): export with --rank 512"
     )
+    sglang = f"python -m sglang.launch_server --model-path {quoted} --enable-lora --lora-paths {named}"
+    if lack := _sglang_lack(report.layers):
+        sglang = f"none: {lack}. Merge the adapter instead"
     base_option = "--base" if Path(base).is_dir() else "--base-model-id"
     return (
         ("vLLM", vllm),
-        ("SGLang", f"python -m sglang.launch_server --model-path {quoted} --enable-lora --lora-paths {named}"),
+        ("SGLang", sglang),
         ("llama.cpp", f"python convert_lora_to_gguf.py {base_option} {quoted} {out}"),
     )
+
+
+def _sglang_lack(layers: Sequence[LayerExport]) -> str:
+    """Why SGLang fails at these layers or leaves some out without a word; "" if it does not.
+
+    It multiplies the weights of q, k, v and of gate, up at once. Of those it can do without k and without up.
+    """
+    blocks: dict[str, set[str]] = {}
+    for layer in layers:
+        block, _, ending = layer.name.rpartition(".")
+        blocks.setdefault(block, set()).add(ending)
+    for block, endings in blocks.items():
+        for stacked, needed in ((_QKV, {"q_proj", "v_proj"}), (_GATE_UP, {"gate_proj"})):
+            if stacked & endings and (missing := sorted(needed - endings)):
+                return f"it takes {', '.join(sorted(stacked))} together and {block} has no {', '.join(missing)}"
+    return ""
 
 
 def _percent(error: float) -> str:

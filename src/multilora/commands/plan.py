@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
 from multilora.resources.memory import CONTEXT_BYTES, FRAGMENTATION, Memory, ModelSizes, Workload, estimate
 from multilora.resources.parameters import Parameters
+from multilora.resources.quantized import QuantizedWeights, quantized_weights
 from multilora.resources.structure import base_structure
 
 GIB = 2**30
@@ -41,6 +42,7 @@ class Plan:
         shape_from: where the model's shape is from: "config.json" or "model.shape".
         parameters: counts.
         workload: the training step.
+        quantized: the base weights that are in few bits; None: there are none.
         memory: on each device.
         fits: into hardware.memory_gib; None: not said how much there is, or not known.
         changes: where it does not fit, what would: one change of each kind.
@@ -50,6 +52,7 @@ class Plan:
     shape_from: str
     parameters: Parameters
     workload: Workload
+    quantized: QuantizedWeights | None
     memory: Memory
     fits: bool | None
     changes: tuple[Change, ...]
@@ -78,6 +81,12 @@ class Plan:
                 "tensors alone are counted: the libraries take about 0.5 GiB beside them, and the C library's "
                 "allocator holds on to what was freed unless MALLOC_MMAP_THRESHOLD_=65536 is set"
             )
+        if self.quantized is not None:
+            notes.append(
+                f"{self.quantized.numbers:,} of {self.parameters.base_total:,} weights are held in "
+                f"{self.quantized.bits} bits, {8 * self.quantized.bytes / self.quantized.numbers:.2f} each with their "
+                "scales"
+            )
         if self.workload.sharded:
             notes.append("sharding can be planned, not trained yet")
         return notes
@@ -97,6 +106,7 @@ class Plan:
                 "trainable_over_base": self.parameters.trainable / self.parameters.base_total,
                 "file_bytes": self.parameters.file_bytes,
             },
+            "quantized": None if self.quantized is None else asdict(self.quantized),
             "step": {"rows": how.rows, "tokens_per_row": how.length, "precision": self.recipe.training.precision},
             "memory_per_device": {
                 "total": self.memory.total,
@@ -129,7 +139,8 @@ def plan_recipe(path: Path, overrides: Sequence[str] = ()) -> Plan:
     recipe = load_recipe(path, overrides, keep_unset=True)
     structure, shape_from = base_structure(recipe.model)
     parameters = Parameters.of(structure, recipe.method)
-    sizes = ModelSizes.of(structure, parameters)
+    quantized = quantized_weights(structure, recipe.model.quantization)
+    sizes = ModelSizes.of(structure, parameters, quantized)
     workload = Workload.of(recipe)
     memory = estimate(sizes, workload)
     available = recipe.hardware.memory_gib
@@ -137,7 +148,7 @@ def plan_recipe(path: Path, overrides: Sequence[str] = ()) -> Plan:
     changes = _changes(recipe, sizes) if fits is False else ()
     if fits and not memory.activations_known:
         fits = None
-    return Plan(recipe, shape_from, parameters, workload, memory, fits, changes)
+    return Plan(recipe, shape_from, parameters, workload, quantized, memory, fits, changes)
 
 
 # What to change ----------------------------------------------------------------------------------------------------

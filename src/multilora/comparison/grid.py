@@ -12,7 +12,7 @@ from typing import Any
 
 from multilora.comparison.methods import NamedMethod, named_method
 from multilora.errors import InputError
-from multilora.recipe import MultiLoraMethod, Recipe
+from multilora.recipe import FullMethod, MultiLoraMethod, Recipe
 from multilora.recipe.comparison import ComparedMethod, ComparisonSection
 
 MIXED = "mixed"
@@ -69,6 +69,12 @@ class Grid:
             )
         self.recipe, self.section, self.out = recipe, section, out
         self.methods = [named_method(name, recipe.method) for name in section.methods]
+        full = [method.name for method in self.methods if isinstance(method.section, FullMethod)]
+        if full and recipe.model.quantization is not None:
+            raise InputError(
+                f"comparison.methods: {full[0]!r} trains every weight, and weights in "
+                f"{recipe.model.quantization.bits} bits cannot be trained; drop it, or leave model.quantization out"
+            )
         folders = [method.folder for method in self.methods]
         if twice := [folder for folder in folders if folders.count(folder) > 1]:
             raise InputError(f"comparison.methods: two methods would share the folder {twice[0]!r}; drop one")

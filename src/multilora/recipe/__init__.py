@@ -13,6 +13,7 @@ from multilora.recipe.comparison import ComparisonSection
 from multilora.recipe.hardware import HardwareSection
 from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod
 from multilora.recipe.mixture import MixtureSection
+from multilora.recipe.quantization import QuantizationSection
 from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, ChatTaskSection, TaskSection
 from multilora.recipe.training import NOT_DETERMINING, TrainingSection
 from multilora.recipe.validation import ValidationSection
@@ -30,6 +31,7 @@ __all__ = [
     "MixtureSection",
     "ModelSection",
     "MultiLoraMethod",
+    "QuantizationSection",
     "Recipe",
     "TaskSection",
     "TrainingSection",
@@ -51,6 +53,11 @@ class ModelSection(Section):
         None,
         description="The model's configuration as far as its shape goes, as in its config.json: model_type, "
         "hidden_size and so on. With it `multilora plan` needs no model at hand; if one is, it must agree.",
+    )
+    quantization: QuantizationSection | None = Field(
+        None,
+        description="Hold the linear layers in 4 or 8 bits (pip install 'multilora[quantized]'). None: as they are; an "
+        "empty section {}: 4 bits. For adapters only.",
     )
 
     @model_validator(mode="after")
@@ -109,6 +116,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantised_weights_are_frozen(self) -> Recipe:
+        if self.model.quantization is not None and isinstance(self.method, FullMethod):
+            raise InputError(
+                f"model.quantization: weights in {self.model.quantization.bits} bits cannot be trained, as method full "
+                "would; leave it out, or use method multilora or lora"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rates_have_an_effect(self) -> Recipe:
         rated = [name for name, task in self.tasks.items() if task.rate != 1.0]
         if self.mixture.rates != "explicit" and rated:
@@ -129,7 +145,10 @@ class Recipe(Section):
 
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain data with every default, ready for YAML or JSON."""
-        return self.model_dump(mode="json")
+        data = self.model_dump(mode="json")
+        if self.model.quantization is None:  # so that the hash of a recipe without it does not depend on the section
+            del cast(dict[str, Any], data["model"])["quantization"]
+        return data
 
     def determining(self) -> dict[str, Any]:
         """`resolved()` without what does not change the trained weights, such as the output folder."""

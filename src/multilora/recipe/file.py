@@ -20,6 +20,7 @@ from multilora.recipe import (
     MixtureSection,
     ModelSection,
     MultiLoraMethod,
+    QuantizationSection,
     Recipe,
     TrainingSection,
     ValidationSection,
@@ -219,7 +220,8 @@ def _message(detail: dict[str, Any], field: tuple[str | int, ...], data: dict[st
         near = nearest(name, _METHODS) if isinstance(name, str) else ""
         return f"name must be one of {', '.join(_METHODS)}; got {name!r}{near}"
     if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", context["expected"])
+        expected = context["expected"]
+        choices = re.findall(r"'([^']*)'", expected) or re.split(r", | or ", expected)  # numbers have no quotes
         return f"must be one of {', '.join(choices)}; got {value!r}{nearest(str(value), choices)}"
     text = detail["msg"].replace("Input should be", "must be").partition(", unable to")[0]
     return f"{text[0].lower()}{text[1:]}; got {_short(value)}"
@@ -242,6 +244,8 @@ def _section(field: tuple[str | int, ...], data: Mapping[str, Any]) -> type[Base
             return Recipe
         case ("model",):
             return ModelSection
+        case ("model", "quantization"):
+            return QuantizationSection
         case ("method",):
             return _METHODS.get(data["method"].get("name"))
         case ("tasks", name):

@@ -118,6 +118,10 @@ class Block:
         mask = e * how.length if how.masked else 0
         return how.tokens * (norms + attention + mlp + inputs + low_rank + mask)
 
+    def inputs(self, how: Computation) -> int:
+        """Bytes of what goes into its linear layers, each once."""
+        return how.tokens * how.bytes * (2 * self.hidden + self.queries + self.mlp)
+
     def working(self, how: Computation) -> int:
         """Bytes that the block's backward holds beside what is kept: the gradients around the MLP's product."""
         e = how.bytes

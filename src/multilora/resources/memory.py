@@ -12,6 +12,7 @@ from torch import nn
 from multilora.recipe import FullMethod, Recipe
 from multilora.resources.blocks import Block, Computation, decoder_blocks
 from multilora.resources.parameters import BYTES_TRAINED, Parameters
+from multilora.resources.quantized import QuantizedWeights
 
 # TRL projects onto the vocabulary in tiles of so many tokens and ids (`trl.kernels.chunked_logprob`).
 _TILE_TOKENS, _TILE_IDS = 4096, 32768
@@ -64,8 +65,9 @@ class Moment:
 
     Attributes:
         name: when it is.
-        parts: bytes on a device, by part: base_weights, adapter_weights, optimizer_state, between_devices, gradients,
-            activations, weights_in_bf16, output_and_loss, working; those that are not zero.
+        parts: bytes on a device, by part: base_weights, quantized_weights (which the former are without),
+            adapter_weights, optimizer_state, between_devices, gradients, activations, weights_in_bf16, output_and_loss,
+            working, dequantized_weight; those that are not zero.
     """
 
     name: str
@@ -114,18 +116,21 @@ class ModelSizes:
         parameters: its counts.
         blocks: its decoder blocks; None: they are not as Llama has them.
         hidden, vocabulary: sizes of the output layer.
+        quantized: its weights that are; None: there are none.
     """
 
     parameters: Parameters
     blocks: Sequence[Block] | None
     hidden: int
     vocabulary: int
+    quantized: QuantizedWeights | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, parameters: Parameters) -> ModelSizes:
-        """From a base model, which may be on the meta device, and its counts."""
+    def of(cls, model: nn.Module, parameters: Parameters, quantized: QuantizedWeights | None = None) -> ModelSizes:
+        """From a base model, which may be on the meta device, its counts, and what of it is quantised."""
         config = cast(Any, model).config.get_text_config()
-        return cls(parameters, decoder_blocks(model, parameters.adapters), config.hidden_size, config.vocab_size)
+        blocks = decoder_blocks(model, parameters.adapters)
+        return cls(parameters, blocks, config.hidden_size, config.vocab_size, quantized)
 
 
 def estimate(model: ModelSizes, work: Workload) -> Memory:
@@ -134,11 +139,14 @@ def estimate(model: ModelSizes, work: Workload) -> Memory:
     Not counted: loading, validation, saving, and what one of torch's kernels allocates for itself.
     """
     how, full, checkpointing = work.how, work.how.method == "full", work.gradient_checkpointing
-    parameters, blocks = model.parameters, model.blocks or ()
+    parameters, blocks, quantized = model.parameters, model.blocks or (), model.quantized
     share = work.devices if work.sharded else 1
     trained = _divided(parameters.trainable * BYTES_TRAINED, share)
     always = {
-        "base_weights": _divided(parameters.base_total * (4 if full else how.bytes), share),
+        "base_weights": _divided(
+            (parameters.base_total - (quantized.numbers if quantized else 0)) * (4 if full else how.bytes), share
+        ),
+        "quantized_weights": _divided(quantized.bytes, share) if quantized else 0,
         "adapter_weights": _divided(parameters.added * BYTES_TRAINED, share),
         "optimizer_state": 2 * trained,
     }
@@ -160,18 +168,22 @@ def estimate(model: ModelSizes, work: Workload) -> Memory:
     before = trained if work.accumulates else 0  # gradients of the passes before
     of_head = before or (_divided(BYTES_TRAINED * model.hidden * model.vocabulary, share) if full else 0)
     tiles, tiles_backward = _loss(model, how)
+    dequantized = quantized.largest * (quantized.compute_bytes or how.bytes) if quantized else 0
+    in_block = {"working": working, "dequantized_weight": dequantized}
 
     def moment(name: str, gradients: int, activations: int, **others: int) -> Moment:
         parts = {**always, "gradients": gradients, "activations": activations, **others}
         return Moment(name, {part: size for part, size in parts.items() if size})
 
+    if checkpointing and quantized and quantized.bits == 8:  # bitsandbytes keeps these out of autograd's sight
+        inputs += sum(block.inputs(how) for block in blocks[lowest:])
     until_loss = end + (inputs if checkpointing else sum(kept))
     in_backward = inputs + one if checkpointing else sum(kept)
     moments = (
         moment("the loss", before, until_loss, weights_in_bf16=casts, output_and_loss=tiles),
         moment("the loss's backward", of_head, until_loss, weights_in_bf16=casts_kept, output_and_loss=tiles_backward),
-        moment("the last block's backward", of_head, in_backward, weights_in_bf16=casts_kept, working=working),
-        moment("the first block's backward", trained, one, working=working),
+        moment("the last block's backward", of_head, in_backward, weights_in_bf16=casts_kept, **in_block),
+        moment("the first block's backward", trained, one, **in_block),
         moment("the optimizer's step", trained, 0),
     )
     return Memory(moments, how.gpu, model.blocks is not None)

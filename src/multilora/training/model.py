@@ -16,7 +16,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from multilora.errors import InputError
-from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod
+from multilora.packed import keep_unsorted, packed_bits, parameter_count
+from multilora.quantization import bitsandbytes_config, refuse_twice, require_bitsandbytes
+from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod, QuantizationSection
 from multilora.structure import model_folder
 from multilora.training.optimizer import scaling_parameters
 
@@ -29,6 +31,7 @@ class ModelSource:
 
     location: str
     options: dict[str, Any]
+    quantization: QuantizationSection | None = None
 
     @classmethod
     def find(cls, section: ModelSection) -> ModelSource:
@@ -41,9 +44,10 @@ class ModelSource:
             folder = model_folder(section.path)
         except InputError as error:
             raise InputError(f"model.path: {error}") from error
+        trusted = {"trust_remote_code": section.trust_remote_code}
         if folder is not None:
-            return cls(str(folder.resolve()), {"trust_remote_code": section.trust_remote_code})
-        return cls(section.path, {"trust_remote_code": section.trust_remote_code, "revision": section.revision})
+            return cls(str(folder.resolve()), trusted, section.quantization)
+        return cls(section.path, {**trusted, "revision": section.revision}, section.quantization)
 
     def tokenizer(self) -> Any:
         """The tokenizer.
@@ -57,17 +61,26 @@ class ModelSource:
         """The model's configuration is there and readable: cheap, and the first that needs a hub.
 
         Raises:
-            InputError: it is not.
+            InputError: it is not; or the model is to be quantised and cannot be.
         """
-        self._load("configuration", AutoConfig)
+        config = self._load("configuration", AutoConfig)
+        if self.quantization is not None:
+            require_bitsandbytes()
+            refuse_twice(self.quantization, config)
 
     def model(self, dtype: torch.dtype) -> Any:
-        """The model with weights in `dtype`.
+        """The model with weights in `dtype`, but for those that are quantised.
 
         Raises:
-            InputError: it cannot be read, is no causal language model, or lacks weights (which would be random).
+            InputError: it cannot be read, is no causal language model, lacks weights (which would be random), or cannot
+                be quantised as the recipe says.
         """
-        model, info = self._load("model", AutoModelForCausalLM, dtype=dtype, output_loading_info=True)
+        options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+        if self.quantization is not None:
+            self.check_config()
+            options["quantization_config"] = bitsandbytes_config(self.quantization, dtype, self._structure())
+        model, info = self._load("model", AutoModelForCausalLM, **options)
+        keep_unsorted(model)
         lacking = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
         if lacking:
             raise InputError(
@@ -76,11 +89,17 @@ class ModelSource:
             )
         return model
 
+    def _structure(self) -> nn.Module:
+        with torch.device("meta"):
+            config = self._load("configuration", AutoConfig)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=self.options["trust_remote_code"])
+
     def _load(self, what: str, loader: Any, **options: Any) -> Any:
         try:
             return loader.from_pretrained(self.location, **self.options, **options)
-        # Missing, unfit and broken files. (The hub's library has its own class for a config.json with a wrong type.)
-        except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
+        # Missing, unfit and broken files, and packages that a model or its quantiser needs. (The hub's library has its
+        # own class for a config.json with a wrong type.)
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise InputError(f"model.path: cannot load the {what} of {self.location!r}: {reason}") from error
 
@@ -97,8 +116,14 @@ def apply_method(model: Any, method: Method) -> tuple[Any, list[str]]:
         InputError: the method does not fit the model, such as target_modules that match nothing.
     """
     if isinstance(method, FullMethod):
+        if getattr(model, "is_quantized", False):
+            raise InputError(
+                "method full: the model's weights are quantised and cannot be trained; use method multilora or lora, "
+                "or the model that they were quantised from"
+            )
         model.requires_grad_(True)
         return model, []
+    _refuse_packed_modules(model, method.modules_to_save or [])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -120,6 +145,16 @@ def apply_method(model: Any, method: Method) -> tuple[Any, list[str]]:
         )
     about_code = (FutureWarning, DeprecationWarning)  # for who maintains the libraries, not for who trains
     return adapted, _once([str(w.message) for w in caught if not issubclass(w.category, about_code)])
+
+
+def _refuse_packed_modules(model: nn.Module, wanted: list[str]) -> None:
+    """PEFT trains a copy of every module whose name ends in one of the names."""
+    for name, module in model.named_modules():
+        if name.endswith(tuple(wanted)) and any(packed_bits(inner) for inner in module.modules()):
+            raise InputError(
+                f"method.modules_to_save: {name!r} is quantised, and weights in few bits cannot be trained; leave it "
+                "out, or name it in model.quantization.skip_modules too"
+            )
 
 
 @torch.no_grad()
@@ -188,7 +223,7 @@ class ParameterCounts:
     def of(cls, model: nn.Module) -> ParameterCounts:
         """Count a model's parameters, adapters included."""
         parameters = list(model.parameters())
-        return cls(sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters))
+        return cls(sum(p.numel() for p in parameters if p.requires_grad), sum(parameter_count(p) for p in parameters))
 
 
 def _once(messages: list[str]) -> list[str]:

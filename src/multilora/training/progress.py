@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from logging import getLogger
 from typing import Protocol
 
 from rich.console import Console
@@ -119,6 +120,9 @@ def quiet_libraries() -> Generator[None]:
     import datasets
     from transformers.utils import logging
 
+    quantiser = getLogger("bitsandbytes")  # says at every forward of an 8-bit layer that it casts
+    level = quantiser.level
+    quantiser.setLevel("ERROR")
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     dataset_bars = datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()
@@ -129,6 +133,7 @@ def quiet_libraries() -> Generator[None]:
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft|accelerate")
             yield
     finally:
+        quantiser.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

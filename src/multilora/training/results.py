@@ -55,6 +55,9 @@ def results_of(
     last = metrics[-1]
     unit = 1 if sys.platform == "darwin" else 1024
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    packages = ["multilora", "torch", "transformers", "peft", "trl", "accelerate"]
+    if recipe.model.quantization is not None:
+        packages.append("bitsandbytes")
     return {
         "recipe_hash": recipe.recipe_hash(),
         "method": recipe.method.name,
@@ -74,6 +77,6 @@ def results_of(
         "tasks": tasks,
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("multilora", "torch", "transformers", "peft", "trl", "accelerate")},
+            **{name: version(name) for name in packages},
         },
     }

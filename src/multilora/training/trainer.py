@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from multilora.errors import InputError
+from multilora.quantization import trained_in_fp32
 from multilora.recipe import FullMethod, Recipe
 from multilora.training.batches import TASK_IDS
 from multilora.training.checkpoints import Checkpoints
@@ -108,14 +109,15 @@ class MixtureTrainer(SFTTrainer):
         self._step_tasks: Counter[str] = Counter()
         self._task_losses = TaskLosses(list(recipe.tasks))
         self.checkpoints = Checkpoints(output / "checkpoints")
-        super().__init__(
-            model=model,
-            args=trainer_arguments(recipe, steps, output),
-            # Neither is used (`get_train_dataloader`), and SFTTrainer's constructor does not do without.
-            data_collator=_unused,
-            train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]]}),
-            processing_class=tokenizer,
-        )
+        with trained_in_fp32(model):
+            super().__init__(
+                model=model,
+                args=trainer_arguments(recipe, steps, output),
+                # Neither is used (`get_train_dataloader`), and SFTTrainer's constructor does not do without.
+                data_collator=_unused,
+                train_dataset=datasets.Dataset.from_dict({"input_ids": [[0]]}),
+                processing_class=tokenizer,
+            )
         self.remove_callback(PrinterCallback)
 
     def _send_telemetry(self) -> None:

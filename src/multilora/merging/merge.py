@@ -1,0 +1,202 @@
+"""A base model and adapters to one model in the base model's own form, never more than a few blocks in memory."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from multilora.errors import InputError
+from multilora.folders import check_output, output_place, restore_replaced
+from multilora.merging.blocks import block_workers, merge_shard
+from multilora.merging.files import told
+from multilora.merging.folder import MergeFolder, complete_report, files_of_report
+from multilora.merging.plan import FORMAT, MergePlan, check_unchanged, plan_merge
+from multilora.merging.report import MergeOptions, MergeProgress, MergeReport, Silent, TensorRounding
+from multilora.merging.side_files import copy_side_files, write_index
+from multilora.safetensors_writer import DTYPE_CODES, dtype_name
+from multilora.spectral.model_weights import INDEX_FILE
+
+_DTYPE_NAMES = {code: dtype_name(dtype) for dtype, code in DTYPE_CODES.items()}
+
+
+def merge_adapters(
+    base: str | Path,
+    adapters: Sequence[str | Path],
+    out_dir: str | Path,
+    options: MergeOptions | None = None,
+    progress: MergeProgress | None = None,
+) -> MergeReport:
+    """Write the base model with Σ w_k ΔW_k added to its weights, as a model that loads without this package.
+
+    The sum is formed in fp32 (fp64 where a part is) and rounded once. The result has the base model's files; tensors
+    that no adapter changes are copied. The folder appears complete or not at all: it is written aside, and after a
+    kill the same call goes on with the files that are left.
+
+    Args:
+        base: folder of the base model, with safetensors weights that are not quantised.
+        adapters: folders of adapters, of MultiLoRA and of plain PEFT LoRA.
+        out_dir: the folder to create.
+        options: how they are merged.
+        progress: is told how it goes.
+
+    Raises:
+        InputError: an input is missing, broken or does not belong to the others; `out_dir` is an input, inside of one,
+            or not empty; it cannot be written, or the disk is full. Inputs stay as they are, and so does `out_dir`.
+    """
+    options, progress = options or MergeOptions(), progress or Silent()
+    base, out_dir = Path(base), Path(out_dir)
+    folders = [Path(adapter) for adapter in adapters]
+    _check_apart(out_dir, [base, *folders])
+    plan = plan_merge(base, folders, options)
+    restore_replaced(out_dir.resolve())
+    if not options.overwrite and (found := complete_report(out_dir.resolve(), plan.inputs)) is not None:
+        return _report(plan, out_dir, options, _rounding_of(found), 0, 0.0, 0.0, complete_before=True)
+    replaceable = files_of_report(out_dir)
+    place = output_place(out_dir, overwrite=options.overwrite, replaceable=replaceable)
+    for note in plan.notes:
+        progress.note(note)
+    with MergeFolder(place, plan.inputs) as folder:
+        done = {shard.name: folder.finished(shard.name, shard.size) for shard in plan.shards}
+        left = sum(shard.size for shard in plan.shards if done[shard.name] is None)
+        total = sum(shard.size for shard in plan.shards)
+        _check_room(place.parent, left)
+        if folder.is_resumed:
+            progress.note(
+                f"goes on where it was interrupted: {sum(d is not None for d in done.values())} of {len(done)} files "
+                "are there"
+            )
+        progress.start(total, total - left)
+        try:
+            rounding, seconds, rounding_seconds = _merge_shards(plan, folder, done, options, progress)
+        except InputError as error:
+            kept = sum(folder.finished(shard.name, shard.size) is not None for shard in plan.shards)
+            if not kept:
+                raise
+            raise InputError(
+                f"{error}. {kept} of {len(plan.shards)} files are complete and are kept in {str(folder.path)!r}; the "
+                "same command goes on with the others"
+            ) from error
+        finally:
+            progress.stop()
+        check_unchanged(plan)
+        with told(folder.path):
+            _write_side_files(plan, folder.path)
+        check_output(out_dir, options.overwrite, replaceable)  # others may have written meanwhile
+        folder.publish(_record(plan, options, rounding, folder.path))
+    return _report(plan, out_dir, options, rounding, left, seconds, rounding_seconds, complete_before=False)
+
+
+def _merge_shards(
+    plan: MergePlan,
+    folder: MergeFolder,
+    done: Mapping[str, list[TensorRounding] | None],
+    options: MergeOptions,
+    progress: MergeProgress,
+) -> tuple[list[TensorRounding], float, float]:
+    """The files that are left; what is known of rounding, and the seconds without measuring it and for measuring it."""
+    rounding: list[TensorRounding] = []
+    began = time.perf_counter()
+    with block_workers(options.report) as workers:
+        for shard in plan.shards:
+            found = done[shard.name]
+            if found is None:
+                found = merge_shard(shard, folder.part(shard.name), workers, progress.advance)
+                folder.finish(shard.name, found)
+            rounding += found
+        share = workers.rounding_seconds / workers.seconds if workers.seconds else 0.0
+    wall = time.perf_counter() - began
+    return rounding, wall * (1 - share), wall * share
+
+
+def _write_side_files(plan: MergePlan, folder: Path) -> None:
+    base = plan.base.folder
+    if (base / INDEX_FILE).is_file():
+        places = {tensor.name: shard.name for shard in plan.shards for tensor in shard.tensors}
+        sizes = {tensor.name: tensor.size for shard in plan.shards for tensor in shard.tensors}
+        write_index(base, folder, places, sizes)
+    copy_side_files(base, folder, plan.dtype, untied=plan.untied)
+
+
+# Reports ----------------------------------------------------------------------------------------------------------
+
+
+def _record(plan: MergePlan, options: MergeOptions, rounding: Sequence[TensorRounding], folder: Path) -> dict[str, Any]:
+    """What `merge_report.json` says. Names only, no paths; no times, so that the same merge writes the same file."""
+    return {
+        "format": FORMAT,
+        "base": plan.base.folder.resolve().name,
+        "adapters": [
+            {"name": adapter.folder.resolve().name, "method": adapter.adapter_config.method, "weight": weight}
+            for adapter, weight in plan.adapters
+        ],
+        "dtype": None if plan.dtype is None else dtype_name(plan.dtype),
+        "inputs": plan.inputs,
+        "files": {
+            str(path.relative_to(folder)): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+        },
+        "rounding": [asdict(entry) for entry in rounding] if options.report else None,
+    }
+
+
+def _rounding_of(record: Mapping[str, Any]) -> list[TensorRounding]:
+    return [TensorRounding(**entry) for entry in record.get("rounding") or []]
+
+
+def _report(
+    plan: MergePlan,
+    out_dir: Path,
+    options: MergeOptions,
+    rounding: Sequence[TensorRounding],
+    written: int,
+    seconds: float,
+    rounding_seconds: float,
+    *,
+    complete_before: bool,
+) -> MergeReport:
+    tensors = [tensor for shard in plan.shards for tensor in shard.tensors]
+    return MergeReport(
+        out_dir=out_dir,
+        shards=tuple(shard.name for shard in plan.shards),
+        size=sum(shard.size for shard in plan.shards),
+        written=written,
+        adapted=sum(bool(tensor.addends) for tensor in tensors),
+        copied=sum(tensor.is_copied for tensor in tensors),
+        dtypes=tuple(sorted({_DTYPE_NAMES[tensor.code] for tensor in tensors if tensor.code in _DTYPE_NAMES})),
+        rounding=tuple(rounding) if options.report else None,
+        seconds=seconds,
+        rounding_seconds=rounding_seconds,
+        complete_before=complete_before,
+        notes=plan.notes,
+    )
+
+
+# Checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_apart(out_dir: Path, inputs: Sequence[Path]) -> None:
+    """The output is no input, in none, and around none."""
+    out = out_dir.resolve()
+    for path in inputs:
+        place = path.resolve()
+        if out == place:
+            raise InputError(f"the output folder {str(out_dir)!r} is an input of the merge; name another")
+        if place in out.parents or out in place.parents:
+            where = "inside of" if place in out.parents else "around"
+            raise InputError(
+                f"the output folder {str(out_dir)!r} is {where} the input {str(path)!r}; name a folder apart from it"
+            )
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the disk is too small: the result needs {needed / 1e9:.2f} GB more in {str(folder)!r}, and "
+            f"{free / 1e9:.2f} GB are free. Make room, or name another place"
+        )

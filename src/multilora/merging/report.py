@@ -1,0 +1,116 @@
+"""What a merge is asked for, and what it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How adapters are merged.
+
+    Attributes:
+        weights: the factor of each adapter's ΔW; None: 1 for all.
+        dtype: of all floating-point tensors in the result; None: each keeps its own. Rounded once, last.
+        report: measure the error of rounding.
+        untie: where an adapter changes only one of two tied weights, write both and have the configuration say so.
+        ignore_base_names: merge adapters that name different base models, if their shapes fit.
+        overwrite: replace the merged model that the output folder holds.
+    """
+
+    weights: tuple[float, ...] | None = None
+    dtype: str | None = None
+    report: bool = True
+    untie: bool = False
+    ignore_base_names: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class TensorRounding:
+    """The error of one tensor's last step, M = round(W + ΔW), against the sum in fp32.
+
+    Attributes:
+        name: the tensor's.
+        largest: max |M − (W + ΔW)|.
+        relative: ‖M − (W + ΔW)‖_F / ‖W + ΔW‖_F.
+        relative_to_delta: ‖M − (W + ΔW)‖_F / ‖ΔW‖_F; None: no adapter changes it, or ΔW = 0.
+        lost: share of the entries with ΔW ≠ 0 that stayed as they were; None: no adapter changes it.
+    """
+
+    name: str
+    largest: float
+    relative: float
+    relative_to_delta: float | None
+    lost: float | None
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What `merge_adapters` wrote.
+
+    Attributes:
+        out_dir: the merged model.
+        shards: its safetensors files.
+        size: their bytes.
+        written: bytes of the shards that this run wrote; the others were there.
+        adapted: how many tensors adapters changed.
+        copied: how many were copied as they are.
+        dtypes: what the result's floating-point tensors are stored in, by name.
+        rounding: by tensor, in the order of the files; None: not asked for.
+        seconds: of the work on the tensors, until they are on the disk, without measuring the error.
+        rounding_seconds: of measuring the error.
+        complete_before: the same merge was there already, and nothing was written.
+        notes: what the user has to know besides.
+    """
+
+    out_dir: Path
+    shards: tuple[str, ...]
+    size: int
+    written: int
+    adapted: int
+    copied: int
+    dtypes: tuple[str, ...]
+    rounding: tuple[TensorRounding, ...] | None
+    seconds: float
+    rounding_seconds: float
+    complete_before: bool
+    notes: tuple[str, ...]
+
+
+class MergeProgress(Protocol):
+    """Is told how a merge goes."""
+
+    def note(self, text: str) -> None:
+        """Something that the user has to know."""
+        ...
+
+    def start(self, size: int, done: int) -> None:
+        """`size` bytes are to be written, of which an earlier run has written `done`."""
+        ...
+
+    def advance(self, size: int) -> None:
+        """`size` more bytes are written."""
+        ...
+
+    def stop(self) -> None:
+        """Nothing more comes, whether it went well or not."""
+        ...
+
+
+class Silent:
+    """A `MergeProgress` that tells nobody."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def start(self, size: int, done: int) -> None:
+        """Nothing."""
+
+    def advance(self, size: int) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        """Nothing."""
