@@ -30,6 +30,9 @@ bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.layer
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.spectrum
+	$(BIN)/python -m benchmarks.merge
+	$(BIN)/python -m benchmarks.train_command
+	$(BIN)/python -m benchmarks.lower_cost
 
 ## lint: format, rules and types
 lint: $(VENV)/.lint
