@@ -17,6 +17,7 @@ from adapter_files import change_config, change_tensors, lora_config
 from miniature import make_recipe
 from multilora import MultiLoraConfig
 from multilora_cli import main
+from report.bench import bench_content
 from spectral.run_folders import make_comparison, make_run, save_adapter_of, save_full
 
 Run = Callable[..., tuple[int, str, str]]
@@ -40,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take seconds: one test has them drawn."""
     if "with_figures" not in request.fixturenames:
-        monkeypatch.setattr("multilora.commands.analyze.write_figures", lambda folder, data: [])
+        monkeypatch.setattr("multilora.commands.analyze.write_figures", lambda folder, data, bench: [])
 
 
 @pytest.fixture
@@ -219,6 +220,22 @@ def test_bad_input(
     assert message in err
     assert not (tmp_path / "out" / "analysis.json").exists()
     assert not (tmp_path / "out" / "analysis.parquet").exists()
+
+
+def test_a_bench_goes_into_the_page(root: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text(json.dumps(bench_content()))
+    code, _, _ = run(root / "lora", "--bench", tmp_path / "bench.json", "--out", tmp_path / "out")
+    assert code == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'id="bench-growth"' in page
+    assert "a bench of toy Llama: multilora@3x8 against lora@24" in page
+
+
+def test_a_file_that_is_no_bench_stops_before_anything_is_written(root: Path, run: Run, tmp_path: Path) -> None:
+    code, _, err = run(root / "lora", "--bench", root / "lora" / "adapter_config.json", "--out", tmp_path / "out")
+    assert (code, err.count("error:")) == (2, 1)
+    assert "adapter_config.json': format is missing" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names are not allowed on Windows")

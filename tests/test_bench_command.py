@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from multilora import InputError
+from multilora.bench.record import read_bench
 from multilora.commands.bench import TOY, BenchOptions, bench
 from multilora_cli.main import app
 
@@ -94,6 +95,16 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert list(written["lengths"]["8"]["methods"]) == ["full", "multilora@2x2"]
     assert str(tmp_path) not in json.dumps(written)
+    assert read_bench(tmp_path / "out").names == ["full", "multilora@2x2"]
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {"bench.json", "bench.txt", "report.html", "figures"}
+    assert "multilora@2x2" in (tmp_path / "out" / "bench.txt").read_text()
+    assert 'id="bench-memory"' in (tmp_path / "out" / "report.html").read_text()
+    names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert names == {
+        f"{name}-{width}.{kind}" for name in ("speed", "memory") for width in ("single", "double")
+        for kind in ("png", "svg")
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,19 @@ def analyze(
     intruders: Annotated[
         bool, typer.Option("--intruders", help="Count intruder dimensions, too; decomposes every base weight.")
     ] = False,
+    bench: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="bench.json of `multilora bench --out`, for the page's section on resources."
+        ),
+    ] = None,
 ) -> None:
     """Look at what training changed: spectra, subspaces, modules, mechanism. Goes on where it was interrupted."""
     from multilora.commands.analyze import AnalyzeOptions
     from multilora.commands.analyze import analyze as analyze_runs
     from multilora_cli.show_analysis import BarProgress, show_analysis
 
-    options = AnalyzeOptions(base, reference, top, exact, precision.value, mechanism, intruders)
+    options = AnalyzeOptions(base, reference, top, exact, precision.value, mechanism, intruders, bench)
     try:
         report = analyze_runs(runs, out, options, BarProgress())
     except KeyboardInterrupt:

@@ -25,7 +25,10 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Timed rounds for each length, at most.")] = 15,
     minutes: Annotated[float, typer.Option(help="For all rounds, at most; five of each length are run anyway.")] = 1.0,
     device: Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Default: the GPU, if there is one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for bench.json. Default: none is written.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for bench.json, bench.txt, report.html and figures. Default: none is written."),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False,

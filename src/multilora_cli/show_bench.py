@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,25 @@ from rich.table import Table
 
 _KINDS = ("weights", "activations", "gradients", "optimizer", "peak")
 _BUSY = 0.02
+_WRITTEN_WIDTH = 120
 
 
 def show_bench(result: Mapping[str, Any], out: Path | None) -> None:
-    """A table for each length, how memory grows, and whether the machine was quiet."""
-    console = Console(highlight=False)
+    """A table for each length, how memory grows, and whether the machine was quiet.
+
+    With `out` the same goes into its bench.txt.
+    """
+    _print(Console(highlight=False), result)
+    if out is not None:
+        written = Console(highlight=False, file=io.StringIO(), record=True, width=_WRITTEN_WIDTH)
+        _print(written, result)
+        from multilora.folders import write_text
+
+        write_text(out / "bench.txt", written.export_text())
+        Console(highlight=False).print(f"[bold green]bench[/] {escape(str(out))}", soft_wrap=True)
+
+
+def _print(console: Console, result: Mapping[str, Any]) -> None:
     for length, at in result["lengths"].items():
         console.print(_speeds(length, at, result["reference"]))
         console.print(_memory(length, at))
@@ -32,8 +47,6 @@ def show_bench(result: Mapping[str, Any], out: Path | None) -> None:
         )
     for fault in result["faults"]:
         console.print(f"[red]{escape(fault['method'])}, {fault['length']} tokens: {escape(fault['message'])}[/]")
-    if out is not None:
-        console.print(f"[bold green]bench[/] {escape(str(out))}", soft_wrap=True)
 
 
 def _speeds(length: str, at: Mapping[str, Any], reference: str | None) -> Table:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from multilora.report.inputs import ReportInputs, gather
+from report.bench import bench_record
 from report.browser import CHROMIUM, Chromium, chromium
 from report.study import make_study
 
@@ -21,9 +22,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def inputs(study: Path) -> ReportInputs:
-    """Of the study's page."""
+    """Of the study's page, with a bench."""
     data = json.loads((study / "out" / "analysis.json").read_text())
-    return gather(data, [study / "comparison"])
+    return gather(data, [study / "comparison"], bench_record())
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from multilora.bench.record import BenchRecord
 from multilora.report.inputs import ComparedMethods, ReportInputs, TrainedRun
 
 SCRIPT = "<script>window.hacked=1</script>"
@@ -34,12 +35,13 @@ def hostile(inputs: ReportInputs) -> ReportInputs:
     for run in inputs.runs:
         method, _, seed = run.name.partition(" ")
         names[run.name] = f"{NAMES[method]} {seed}"
-    plain: dict[str, Any] = _renamed(json.loads(json.dumps(asdict(inputs), default=str)), names)
+    plain: dict[str, Any] = _renamed(json.loads(json.dumps(asdict(replace(inputs, bench=None)), default=str)), names)
     data = plain["data"]
     data["notes"] = [SCRIPT, IMAGE]
     data["faults"] = [{"run": SCRIPT, "layer": IMAGE, "message": END}]
     data["base"] = f"{IMAGE}base"
     data["settings"]["base"] = SCRIPT
+    bench = None if inputs.bench is None else hostile_bench(inputs.bench)
     for matrix in data["matrices"]:
         matrix["layer"] = f"{SCRIPT}{matrix['layer']}"
     return ReportInputs(
@@ -47,7 +49,17 @@ def hostile(inputs: ReportInputs) -> ReportInputs:
         [ComparedMethods(**comparison) for comparison in plain["comparisons"]],
         [TrainedRun(**run) for run in plain["runs"]],
         [END],
+        bench,
     )
+
+
+def hostile_bench(bench: BenchRecord) -> BenchRecord:
+    """The same costs of methods with other names."""
+    content = _renamed(bench.model_dump(), NAMES | {"frozen base": f"{PLOTLY}base", "multilora@3x8": f"{END}3x8"})
+    content["model"] = f"{IMAGE}model"
+    content["machine"] |= {"cpu": SCRIPT, "versions": {SCRIPT: IMAGE}}
+    content["faults"] = [{"method": SCRIPT, "length": IMAGE, "message": f"{END}\ud800\x1b[31m"}]
+    return BenchRecord.model_validate(content)
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:

@@ -25,7 +25,7 @@ SECTIONS = (
 )  # fmt: skip
 FIGURES = (
     "scores-0", "differences-0", "loss", "spectrum", "energy-map", "similarity-by-rank", "similarity-grid",
-    "module-plots", "mechanism-plots",
+    "module-plots", "mechanism-plots", "bench-speed", "bench-memory", "bench-growth",
 )  # fmt: skip
 DRAWN = "document.documentElement?.dataset.drawn !== undefined"
 # Of each plot that is shown: does plotly's drawing in it have the size of the plot?
@@ -187,7 +187,7 @@ def test_names_with_markup_are_shown_as_they_are(hostile_file: Path, opened: Ope
     assert tab.run("document.querySelectorAll('main > section').length") == len(SECTIONS)
     assert all(tab.run(PLOTS))
     text: str = tab.run("document.body.innerText")
-    for name in (f"{SCRIPT}multilora", f"{IMAGE}lora", f"{PLOTLY}full", END):
+    for name in (f"{SCRIPT}multilora", f"{IMAGE}lora", f"{PLOTLY}full", END, f"{IMAGE}model", f"{END}3x8"):
         assert name in text
     ticks: str = tab.run("[...document.querySelectorAll('.ytick text, .xtick text')].map((t) => t.textContent).join()")
     for name in (PLOTLY, IMAGE, END):

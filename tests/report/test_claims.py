@@ -16,11 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multilora.bench.record import BenchRecord
 from multilora.report.claims import Claim, judge
 from multilora.report.criteria import is_bell, near_fullest
 from multilora.report.numbers import percent, short
 from multilora.report.pairing import Method, Spectra, roles_of
 from multilora.report.verdicts import gap, signed_points, tally
+from report.bench import bench_content
 from report.by_hand import (
     LAYERS,
     SEEDS,
@@ -355,6 +357,67 @@ def test_resources_are_ratios_to_lora_of_equal_rank() -> None:
     assert claim("throughput", None, [compared]).verdict == "not measured"
     fewer = results_without(results(), "lora@24")
     assert claim("memory", None, [fewer]).evidence == "no LoRA of equal total rank among the methods compared"
+
+
+def benched(change: Callable[[dict[str, Any]], Any] = lambda content: None) -> BenchRecord:
+    content = bench_content()
+    change(content)
+    return BenchRecord.model_validate(content)
+
+
+def resource_claims(compared: list[Any], bench: BenchRecord) -> tuple[Claim, Claim]:
+    found = {claim.id: claim for claim in judge(None, compared, bench)}
+    return found["throughput"], found["memory"]
+
+
+def test_a_bench_judges_resources_whatever_a_comparison_says() -> None:
+    compared = results()
+    compared["methods"]["multilora"] |= {"tokens_per_second": 1.0, "peak_memory_bytes": 10**12}
+    speed, memory = resource_claims([compared], benched())
+    assert (speed.verdict, memory.verdict) == ("held", "held")
+    assert speed.evidence == (
+        "a bench of toy Llama: multilora@3x8 against lora@24, rows of 32: 1,100 against 1,000 tokens per second, 1.10 "
+        "times within the rounds; multilora@3x8 against lora@24, rows of 64: 1,100 against 1,000 tokens per second, "
+        "1.10 times within the rounds"
+    )
+    assert "rows of 64: peak" in memory.evidence
+    assert "1.00 times" in memory.evidence
+
+
+def test_a_bench_has_to_agree_at_every_length() -> None:
+    def slow_and_large(content: dict[str, Any]) -> None:
+        method = content["lengths"]["64"]["methods"]["multilora@3x8"]
+        method["tokens_per_second"]["over_reference"]["median"] = 0.89
+        method["bytes"]["peak"] = int(1.06 * content["lengths"]["64"]["methods"]["lora@24"]["bytes"]["peak"])
+
+    speed, memory = resource_claims([], benched(slow_and_large))
+    assert (speed.verdict, memory.verdict) == ("not held", "not held")
+    assert "1.06 times" in memory.evidence
+
+
+def test_a_bench_on_a_busy_machine_tells_of_bytes_alone() -> None:
+    def busy(content: dict[str, Any]) -> None:
+        content["lengths"]["64"]["load"]["others_cpu"] = 0.3
+
+    compared = results()
+    compared["methods"]["multilora"]["tokens_per_second"] = 890.0
+    speed, memory = resource_claims([compared], benched(busy))
+    assert (speed.verdict, memory.verdict) == ("not held", "held")
+    assert speed.evidence.startswith("multilora against lora@24: 890")
+    speed, _ = resource_claims([], benched(busy))
+    assert (speed.verdict, speed.evidence) == (
+        "not measured", "others took 30 % of the cores' time while a bench of toy Llama ran"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["multilora@3x8", "lora@24"])
+def test_a_bench_without_both_methods_leaves_the_claims_to_comparisons(name: str) -> None:
+    def without(content: dict[str, Any]) -> None:
+        for at in content["lengths"].values():
+            del at["methods"][name]
+
+    compared = results()
+    assert resource_claims([compared], benched(without))[0] == claim("throughput", None, [compared])
 
 
 def test_means_and_most_matrices_of_most_seeds_have_to_agree() -> None:

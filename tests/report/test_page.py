@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from multilora.bench.record import BenchRecord
 from multilora.report.claims import Claim
 from multilora.report.inputs import ReportInputs, TrainedRun, gather
+from multilora.report.lineup import Lineup
 from multilora.report.page import page, report_on, write_report
+from report.bench import BATCH, PER_RANK, bench_content, bench_record
 from report.hostile import hostile
 from report.llama import large_analysis
 from report.study import run_results, scored
@@ -201,6 +204,58 @@ def _labels(figure: dict[str, Any]) -> list[Any]:
     panels = [panel for view in figure["views"].values() for panel in view]
     traces = [trace for panel in panels for trace in panel["traces"]]
     return [panel["layout"] for panel in panels] + [[trace.get(key) for key in ("x", "y", "text")] for trace in traces]
+
+
+def test_the_bench_stands_among_the_resources_and_trained_nothing(inputs: ReportInputs) -> None:
+    text = page(ReportInputs(inputs.data, bench=bench_record()), [], [])
+    assert "resources" not in left_out(text)
+    sections = dict(re.findall(r'<section id="(\w+)"[^>]*>(.*?)</section>', text, re.DOTALL))
+    words = Reader(sections["resources"]).text
+    for part in ("a processor, 2 threads", "fp32", "batches of 2 rows", "toy Llama with 1,000 parameters"):
+        assert part in words
+    assert "Others took" not in words
+    assert "multilora@5x8" not in sections["trained"]
+    data = json.loads(packed(text, "data"))
+    views = data["bench-memory"]["views"]
+    record = bench_record()
+    for number, (_, at) in enumerate(record.ordered):
+        *kinds, peaks = views[str(number)][0]["traces"]
+        for trace, kind in zip(kinds, ("weights", "activations", "gradients", "optimizer"), strict=True):
+            expected = [getattr(costs.bytes, kind) / 2**20 for costs in at.methods.values()]
+            assert trace["x"] == pytest.approx(expected, rel=1e-3)
+        assert peaks["x"] == pytest.approx([costs.bytes.peak / 2**20 for costs in at.methods.values()], rel=1e-3)
+    by_rank, by_length = data["bench-growth"]["views"]["1"]
+    assert [len(trace["x"]) for trace in by_rank["traces"]] == [3, 1, 1, 1, 1, 1]
+    assert {tuple(trace["x"]) for trace in by_length["traces"]} == {(32, 64)}
+    assert f"{BATCH * 64 * PER_RANK * 8 / 2**20:,.1f} MiB more, {8 * PER_RANK} bytes per token" in words
+
+
+def test_a_method_that_was_trained_and_benched_has_one_colour(inputs: ReportInputs) -> None:
+    lineup = Lineup(inputs)
+    assert lineup.labels[: lineup.trained] == ["full", "lora@4", "multilora"]
+    assert lineup.benched("lora@4") == 1
+    assert lineup.labels.count("lora@4") == 1
+
+
+def test_a_bench_alone_has_a_page_of_its_own_sections(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    report_on(file, None, [], bench_record())
+    text = file.read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == ["claims", "resources", "about"]
+    assert text.count('class="badge held"') == 2
+    assert "<h1>What methods cost: toy Llama</h1>" in text
+    assert 'href="#claims"' in text
+
+
+def test_a_bench_of_one_length_and_one_method_has_what_it_can() -> None:
+    content = bench_content((16,))
+    methods = content["lengths"]["16"]["methods"]
+    content["lengths"]["16"]["methods"] = {"full": methods["full"]}
+    content |= {"reference": None, "faults": [{"method": "lora@4", "length": "16", "message": "out of memory"}]}
+    content["lengths"]["16"]["methods"]["full"]["tokens_per_second"]["over_reference"] = None
+    text = page(ReportInputs(bench=BenchRecord.model_validate(content)), [], [])
+    assert list(json.loads(packed(text, "data"))) == ["bench-speed", "bench-memory"]
+    assert "lora@4, rows of 16 tokens: out of memory" in Reader(text).text
 
 
 def test_a_large_models_page_is_under_six_megabytes(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from multilora.report.inputs import ReportInputs
 from multilora.report.material import Material
 from multilora.report.paper_figures import spectra
 from multilora.report.paper_figures.style import power_of_ten
+from report.bench import bench_record
 from report.by_hand import analysis, without_full, zeroed
+from report.hostile import hostile_bench
 
 NAMES = list(static.FIGURES)
 
@@ -34,7 +36,7 @@ def data(study: Path) -> Mapping[str, Any]:
 @pytest.fixture(scope="module")
 def written(data: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """All figures."""
-    return static.write_figures(tmp_path_factory.mktemp("figures") / "new" / "folder", data)
+    return static.write_figures(tmp_path_factory.mktemp("figures") / "new" / "folder", data, bench_record())
 
 
 def some(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -64,12 +66,12 @@ def test_every_figure_is_written_for_one_column_and_for_two(written: list[Path])
 def test_the_same_data_gives_the_same_bytes(
     data: Mapping[str, Any], written: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some(monkeypatch, "subspace-by-rank", "modules")
+    some(monkeypatch, "subspace-by-rank", "memory-growth")
     mpl.rcParams["lines.linewidth"] = 9.0  # a user's own settings
     mpl.rcParams["svg.hashsalt"] = "other"
     before = dict(mpl.rcParams)
     try:
-        again = static.write_figures(tmp_path, data)
+        again = static.write_figures(tmp_path, data, bench_record())
         assert dict(mpl.rcParams) == before
     finally:
         mpl.rcdefaults()
@@ -88,8 +90,8 @@ def test_no_pyplot_is_involved(data: Mapping[str, Any], tmp_path: Path, monkeypa
 def test_figures_that_an_analysis_cannot_have_are_not_written_and_earlier_ones_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some(monkeypatch, "subspace-grid", "subspace-by-rank", "modules", "mechanism")
-    for name in ("subspace-grid-single.png", "modules-double.svg", "modules-single.png", "mine.png"):
+    some(monkeypatch, "subspace-grid", "subspace-by-rank", "modules", "mechanism", "speed")
+    for name in ("subspace-grid-single.png", "modules-double.svg", "speed-single.png", "mine.png"):
         (tmp_path / name).write_text("old")
     monkeypatch.setattr(static, "WIDTHS", {"single": 3.4, "double": 7.0})
     plain = without_full(analysis(1))
@@ -134,7 +136,7 @@ def hostile() -> dict[str, Any]:
 
 def test_names_are_text_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static, "WIDTHS", {"single": 3.4})
-    written = static.write_figures(tmp_path, hostile())
+    written = static.write_figures(tmp_path, hostile(), hostile_bench(bench_record()))
     assert len(written) == 2 * len(NAMES)
     for path in written:
         if path.suffix == ".svg":
@@ -149,7 +151,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("width", [3.4, 7.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_cut_off_however_long_names_are(name: str, width: float) -> None:
-    material = Material(ReportInputs(data=hostile()))
+    material = Material(ReportInputs(data=hostile(), bench=hostile_bench(bench_record())))
     with static._style():
         figure = static.FIGURES[name](material, width)
         assert figure is not None
@@ -163,7 +165,7 @@ def test_nothing_is_cut_off_however_long_names_are(name: str, width: float) -> N
 
 @pytest.mark.parametrize("method", ["multilora", "lora@24", "full"])
 def test_zero_delta_weights_are_drawn_as_nothing(method: str) -> None:
-    material = Material(ReportInputs(data=zeroed(analysis(1), method)))
+    material = Material(ReportInputs(data=zeroed(analysis(1), method), bench=bench_record()))
     with static._style():
         drawn = {name: figure for name, draw in static.FIGURES.items() if (figure := draw(material, 3.4)) is not None}
         drawn["spectra-curves"].draw_without_rendering()

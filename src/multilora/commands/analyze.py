@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from multilora.bench.record import read_bench
 from multilora.errors import InputError
 from multilora.folders import is_empty
 from multilora.report.page import REPORT_FILE, report_on
@@ -37,6 +38,7 @@ class AnalyzeOptions:
         precision: auto, fp32 or fp64.
         mechanism: compare ΔW with the base weights, if there are any.
         intruders: count intruder dimensions, too.
+        bench: the bench.json of `multilora bench`, or its folder, for the page and the figures; None: there is none.
     """
 
     base: str | None = None
@@ -46,6 +48,7 @@ class AnalyzeOptions:
     precision: str = "auto"
     mechanism: bool = True
     intruders: bool = False
+    bench: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress
 
     Raises:
         InputError: a target or the base model is none, is broken, or they do not belong together; `out` holds
-            something else; no matrix of any run could be analysed.
+            something else; no matrix of any run could be analysed; the bench is none.
     """
     _check_options(options)
     _check_out(out)
+    bench = None if options.bench is None else read_bench(options.bench)
     sources = find_sources(targets)
     compared = references(sources, options.reference)
     notes: list[str] = []
@@ -102,11 +106,12 @@ def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress
     if not found.matrices:
         first = found.faults[0]
         raise InputError(f"no matrix of any run can be analysed; the first, {first.layer}: {first.message}")
-    data = as_data(found, location, asdict(options), notes)
+    settings = {name: value for name, value in asdict(options).items() if name != "bench"}
+    data = as_data(found, location, settings, notes)
     out.mkdir(parents=True, exist_ok=True)
     write_files(out, data, found)
-    write_figures(out / FIGURES, data)
-    report_on(out / REPORT_FILE, data, [Path(target) for target in targets])
+    write_figures(out / FIGURES, data, bench)
+    report_on(out / REPORT_FILE, data, [Path(target) for target in targets], bench)
     return AnalyzeReport(out, out / REPORT_FILE, data, found.faults, notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +15,18 @@ from transformers import LlamaConfig
 
 from multilora.bench.machine import Load, machine
 from multilora.bench.measure import measure_bytes, measure_seconds, speeds
+from multilora.bench.record import FORMAT, RESULTS, BenchRecord
 from multilora.bench.subjects import FROZEN, Subject, base_model, build, unique_bytes
 from multilora.comparison.methods import NamedMethod, named_method
 from multilora.errors import InputError
 from multilora.folders import is_empty, write_text
-from multilora.recipe import ModelSection, MultiLoraMethod
+from multilora.recipe import LoraMethod, ModelSection, MultiLoraMethod
+from multilora.report.page import REPORT_FILE, report_on
+from multilora.report.static import write_figures
 from multilora.resources.structure import base_structure
 from multilora.training.progress import quiet_libraries
 
-FORMAT = 1
-RESULTS = "bench.json"
+FIGURES = "figures"
 TOY = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4}
 TOY_VOCABULARY = 2048
 
@@ -43,7 +46,7 @@ class BenchOptions:
         repeats: rounds, at most.
         minutes: for all rounds, at most, but for five rounds each.
         device: cpu or cuda; None: the GPU, if there is one.
-        out: folder for bench.json; None: none is written.
+        out: folder for bench.json, report.html and figures/; None: nothing is written.
         trust_remote_code: run code that comes with the model.
     """
 
@@ -70,7 +73,7 @@ def bench(options: BenchOptions, note: Callable[[str], None]) -> dict[str, Any]:
         note: is told what happens, a line at a time.
 
     Raises:
-        InputError: options that cannot be, a model that cannot be built, a method that is none or does not fit it.
+        InputError: options that cannot be, a folder that cannot be written, a model that cannot be built, a method that is none or does not fit it.
     """
     _check(options)
     device = _device(options.device)
@@ -83,6 +86,8 @@ def bench(options: BenchOptions, note: Callable[[str], None]) -> dict[str, Any]:
     with quiet_libraries():
         base = base_model(config, options.bf16, device)
         _check_lengths(config, options.lengths)
+        if options.out is not None:
+            _make(options.out)
         note(f"{sum(p.numel() for p in base.parameters()):,} parameters with random weights on {device}")
         for length in options.lengths:
             lengths[str(length)] = _at(length, methods, reference, base, device, options, faults, note)
@@ -98,9 +103,17 @@ def bench(options: BenchOptions, note: Callable[[str], None]) -> dict[str, Any]:
         "faults": faults,
     }
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_text(options.out / RESULTS, json.dumps(result, indent=1) + "\n")
+        _write(options.out, result)
     return result
+
+
+def _write(out: Path, result: Mapping[str, Any]) -> None:
+    """The numbers first: whatever happens to the pictures of them, they are there."""
+    write_text(out / RESULTS, json.dumps(result, indent=1) + "\n")
+    if any(at["methods"] for at in result["lengths"].values()):
+        record = BenchRecord.model_validate(result)
+        write_figures(out / FIGURES, {}, record)
+        report_on(out / REPORT_FILE, None, [], record)
 
 
 def _at(
@@ -124,6 +137,7 @@ def _at(
         try:
             subject = build(method, base, options.bf16, options.checkpointing)
             found[name] = {
+                **_section_facts(method),
                 "trainable_parameters": sum(p.numel() for p in subject.trainable),
                 "adapter_bytes": None if method is None or subject.full else unique_bytes(subject.trainable),
                 "bytes": asdict(measure_bytes(subject, tokens, base_bytes)),
@@ -145,6 +159,13 @@ def _at(
     del subjects
     _free()
     return {"tokens": tokens.numel(), "methods": found, "load": load.facts}
+
+
+def _section_facts(method: NamedMethod | None) -> dict[str, Any]:
+    section = None if method is None else method.section
+    n = section.num_loras if isinstance(section, MultiLoraMethod) else 1
+    r = section.r if isinstance(section, (MultiLoraMethod, LoraMethod)) else None
+    return {"kind": section.name if section else "frozen", "num_loras": None if r is None else n, "r": r}
 
 
 def growth(lengths: Mapping[str, Any], methods: Sequence[NamedMethod | None]) -> dict[str, Any]:
@@ -227,6 +248,16 @@ def _check(options: BenchOptions) -> None:
             raise InputError(f"--out: {str(options.out)!r} is a file; choose a folder")
         if not is_empty(options.out) and not (options.out / RESULTS).is_file():
             raise InputError(f"--out: {str(options.out)!r} is not empty and holds no bench; choose another folder")
+
+
+def _make(out: Path) -> None:
+    """Before minutes of measuring, not after."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: cannot create {str(out)!r}: {error.strerror}") from error
+    if not os.access(out, os.W_OK):
+        raise InputError(f"--out: cannot write into {str(out)!r}; choose another folder")
 
 
 def _check_lengths(config: Any, lengths: Sequence[int]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from multilora.report.numbers import short
-from multilora.report.pairing import Facts, Method, Roles, Spectra, compared_roles
+from multilora.bench.record import AtLength, BenchRecord
+from multilora.report.numbers import percent, short
+from multilora.report.pairing import Facts, Method, Roles, Spectra, benched_roles, compared_roles
 from multilora.report.spectral_claims import spectral_claims
 from multilora.report.verdicts import Claim, Outcome, gap, ratio, signed_points, together
 
@@ -18,18 +19,23 @@ LEAST_SPEED, MOST_MEMORY = 0.9, 1.05
 _PAPER, _OURS = "MultiLoRA, arXiv 2311.11501", "the fair control, of this project"
 
 
-def judge(data: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> list[Claim]:
+def judge(
+    data: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]], bench: BenchRecord | None = None
+) -> list[Claim]:
     """All claims: about scores, about spectra, about resources.
 
     Claims about spectra hold if the means over all matrices and seeds agree, and more than half of the matrices in most
-    seeds. Claims about scores hold by the 95 % interval of the paired difference. What the runs do not tell is not
-    measured.
+    seeds. Claims about scores hold by the 95 % interval of the paired difference. Claims about resources are judged by
+    the bench alone where it has the methods (and, for speed on a CPU, had a quiet machine): it ran them in turns on one
+    machine, while a comparison's trainings ran one after the other, each beside whatever else the machine did. They
+    hold if they do at every length. What the runs do not tell is not measured.
 
     Args:
         data: the content of analysis.json; None: nothing was analysed.
         results: the contents of the results.json of comparisons.
+        bench: what methods cost; None: nobody measured it.
     """
-    return [*_scores(results), *spectral_claims(Spectra(data)), *_resources(results)]
+    return [*_scores(results), *spectral_claims(Spectra(data)), *_resources(results, bench)]
 
 
 def _scores(results: Sequence[Facts]) -> list[Claim]:
@@ -72,7 +78,7 @@ def _score(results: Facts, regime: str, other: str, pick: Callable[[Roles], Meth
     return "not held", words if shown else f"no {'match' if margin else 'difference'} shown: {words}"
 
 
-def _resources(results: Sequence[Facts]) -> list[Claim]:
+def _resources(results: Sequence[Facts], bench: BenchRecord | None) -> list[Claim]:
     def slower(first: Facts, second: Facts) -> tuple[bool, str] | None:
         speeds = [facts.get("tokens_per_second") for facts in (first, second)]
         found = ratio(*speeds)
@@ -98,9 +104,84 @@ def _resources(results: Sequence[Facts]) -> list[Claim]:
         f"most {MOST_MEMORY:g} times as large."
     )
     return [
-        Claim("throughput", speed, _PAPER, *together([_resource(found, slower) for found in results])),
-        Claim("memory", memory, _OURS, *together([_resource(found, leaner) for found in results])),
+        Claim(
+            "throughput",
+            speed,
+            _PAPER,
+            *(_benched_speed(bench) or _unless_busy(bench, [_resource(found, slower) for found in results])),
+        ),
+        Claim(
+            "memory",
+            memory,
+            _OURS,
+            *(_benched_memory(bench) or together([_resource(found, leaner) for found in results])),
+        ),
     ]
+
+
+def _benched_speed(bench: BenchRecord | None) -> Outcome | None:
+    """None: the bench has not both methods, or not times that mean something."""
+    if bench is None or not _times_count(bench) or not (pairs := _benched_pairs(bench)):
+        return None
+    outcomes: list[bool] = []
+    words: list[str] = []
+    for length, at, names in pairs:
+        speeds = [at.methods[name].tokens_per_second.step for name in names]
+        ratios = at.methods[names[0]].tokens_per_second.over_reference
+        # Within the rounds where LoRA of equal rank is the reference; else of the medians.
+        paired = ratios is not None and bench.reference == names[1]
+        found = ratios.median if ratios is not None and paired else speeds[0] / speeds[1]
+        outcomes.append(found >= LEAST_SPEED)
+        words.append(
+            f"{names[0]} against {names[1]}, rows of {length}: {short(speeds[0])} against {short(speeds[1])} tokens "
+            f"per second, {short(found)} times{' within the rounds' if paired else ''}"
+        )
+    return "held" if all(outcomes) else "not held", f"{_of_bench(bench)}: {'; '.join(words)}"
+
+
+def _benched_memory(bench: BenchRecord | None) -> Outcome | None:
+    """None: the bench has not both methods."""
+    if bench is None or not (pairs := _benched_pairs(bench)):
+        return None
+    outcomes: list[bool] = []
+    words: list[str] = []
+    for length, at, names in pairs:
+        peaks = [at.methods[name].bytes.peak for name in names]
+        if not (found := ratio(*peaks)):
+            return None
+        outcomes.append(found <= MOST_MEMORY)
+        words.append(
+            f"{names[0]} against {names[1]}, rows of {length}: peak {peaks[0] / 1e6:,.1f} against "
+            f"{peaks[1] / 1e6:,.1f} MB, {short(found)} times"
+        )
+    return "held" if all(outcomes) else "not held", f"{_of_bench(bench)}: {'; '.join(words)}"
+
+
+def _benched_pairs(bench: BenchRecord) -> list[tuple[int, AtLength, tuple[str, str]]]:
+    """By length: MultiLoRA and LoRA of equal total rank, where both were measured."""
+    found: list[tuple[int, AtLength, tuple[str, str]]] = []
+    for length, at in bench.ordered:
+        roles = benched_roles(at)
+        if roles.multilora is not None and roles.equal_lora is not None:
+            found.append((length, at, (roles.multilora.name, roles.equal_lora.name)))
+    return found
+
+
+def _unless_busy(bench: BenchRecord | None, outcomes: Sequence[Outcome]) -> Outcome:
+    verdict, evidence = together(outcomes)
+    if verdict == "not measured" and bench is not None and not _times_count(bench):
+        took = "an unknown share" if bench.others_cpu is None else f"{percent(bench.others_cpu, 0)} %"
+        return verdict, f"others took {took} of the cores' time while {_of_bench(bench)} ran"
+    return verdict, evidence
+
+
+def _times_count(bench: BenchRecord) -> bool:
+    """On a CPU that others used meanwhile, no method is known to be slower than another."""
+    return bench.is_quiet or bench.settings.device != "cpu"
+
+
+def _of_bench(bench: BenchRecord) -> str:
+    return f"a bench of {bench.model}"
 
 
 def _resource(results: Facts, judged: Callable[[Facts, Facts], tuple[bool, str] | None]) -> Outcome:

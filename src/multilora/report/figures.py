@@ -25,6 +25,7 @@ SYMBOLS = (
 LINE, SQUARE, CROSS = -1, -2, -3
 NEUTRALS = {LINE: "M0 8h24", SQUARE: "M8 4h8v8h-8z", CROSS: "M8 4l8 8m0-8l-8 8"}
 COLOURS = 8
+FILL = -11  # and downwards: fills of bars that are no method's, as many as page.css has colours --k0, --k1, ...
 
 Data = dict[str, Any]
 
@@ -122,7 +123,9 @@ class Figure:
             "figure",
             el("figcaption", self.title),
             el("div", *chosen, class_="controls") if chosen else None,
-            _key([*((number, lineup.labels[number]) for number in self.series), *self.others]) if self.series else None,
+            _key([*((number, lineup.labels[number]) for number in self.series), *self.others])
+            if self.series or self.others
+            else None,
             _scale(*self.scale) if self.scale else None,
             el("div", *plots, class_="panels wide" if self.wide else "panels"),
             el("p", class_="none", hidden=True),
@@ -190,8 +193,10 @@ class Section:
 
 
 def swatch(series: int) -> Html:
-    """A small line with the series' colour, dash and marker."""
-    if series < 0:
+    """A small line with the series' colour, dash and marker, or a small field with a fill."""
+    if series <= FILL:
+        marks = [el("rect", x=5, y=2, width=14, height=12, fill=f"var(--k{FILL - series})")]
+    elif series < 0:
         marks = [el("path", d=NEUTRALS[series], stroke="var(--soft)", stroke_width="1.5")]
     else:
         colour = f"var(--s{series % COLOURS})"

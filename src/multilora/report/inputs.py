@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from multilora.bench.record import BenchRecord
 from multilora.errors import InputError
 from multilora.spectral.sources import COMPARISON, Source, find_sources
 from multilora.training.metrics import read_metrics
@@ -68,12 +69,19 @@ class ReportInputs:
         comparisons: in the order in which they were named.
         runs: all trainings, those of comparisons among them.
         notes: what could not be read.
+        bench: what methods cost, measured in turns on one machine; None: nobody measured it.
     """
 
     data: Facts | None = None
     comparisons: Sequence[ComparedMethods] = ()
     runs: Sequence[TrainedRun] = ()
     notes: Sequence[str] = ()
+    bench: BenchRecord | None = None
+
+    @property
+    def only_bench(self) -> bool:
+        """There is nothing to show but what methods cost."""
+        return self.bench is not None and self.data is None and not self.comparisons and not self.runs
 
     @property
     def results(self) -> list[Facts]:
@@ -81,12 +89,13 @@ class ReportInputs:
         return [comparison.results for comparison in self.comparisons if comparison.results is not None]
 
 
-def gather(data: Facts | None, folders: Sequence[Path]) -> ReportInputs:
+def gather(data: Facts | None, folders: Sequence[Path], bench: BenchRecord | None = None) -> ReportInputs:
     """Read what the folders tell besides their weights. What is missing or damaged is left out, and said in `notes`.
 
     Args:
         data: the content of analysis.json; None: nothing was analysed.
         folders: those that were analysed: runs, comparisons, adapters, models.
+        bench: what methods cost; None: nobody measured it.
     """
     notes: list[str] = []
     comparisons = [
@@ -102,11 +111,11 @@ def gather(data: Facts | None, folders: Sequence[Path]) -> ReportInputs:
         if comparison.results is None and not (Path(comparison.folder) / _RESULTS).exists()
     ]
     try:
-        sources = find_sources([str(folder) for folder in folders])
+        sources = find_sources([str(folder) for folder in folders]) if folders else []
     except InputError as error:  # such as a comparison none of whose cells has ended well
         notes.append(str(error))
         sources = []
-    return ReportInputs(data, comparisons, [_run(source, notes) for source in sources], notes)
+    return ReportInputs(data, comparisons, [_run(source, notes) for source in sources], notes, bench)
 
 
 def _run(source: Source, notes: list[str]) -> TrainedRun:

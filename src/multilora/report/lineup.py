@@ -38,6 +38,7 @@ class Lineup:
 
     Attributes:
         labels: of the series.
+        trained: how many of them were trained; the others were only benched.
         groups: labels of the groups; at least one.
         members: by the runs' names.
     """
@@ -61,10 +62,17 @@ class Lineup:
             else:
                 label = name if method in name else f"{name} ({method})"
                 self.members[name] = Member(name, self._series(self._unused(label)), None, regime)
+        self.trained = len(self.labels)
+        for method in inputs.bench.names if inputs.bench else ():
+            self.benched(method)
 
     def series_of(self, method: str, comparison: str) -> int:
         """Number of a comparison's method."""
         return self._series(f"{Path(comparison).name}: {method}" if self._several else method)
+
+    def benched(self, method: str) -> int:
+        """Number of a bench's method; that of a trained one of the same name, where there is one."""
+        return self._series(method)
 
     def in_group(self, group: int) -> Iterator[Member]:
         """The runs that are shown together, by series."""

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Any
 
+from multilora.bench.record import BenchRecord
 from multilora.folders import write_text
 from multilora.report.claims import Claim, judge
 from multilora.report.figures import Section
@@ -34,16 +35,22 @@ REPORT_FILE = "report.html"
 _SHOWN_NOTES = 50
 
 
-def report_on(path: Path, data: Mapping[str, Any] | None, folders: Sequence[Path]) -> None:
-    """Write the page of an analysis, of comparisons, or of both.
+def report_on(
+    path: Path, data: Mapping[str, Any] | None, folders: Sequence[Path], bench: BenchRecord | None = None
+) -> None:
+    """Write the page of an analysis, of comparisons, of a bench, or of all.
 
     Args:
         path: the file.
         data: the content of analysis.json; None: nothing was analysed.
         folders: those that were analysed: runs, comparisons, adapters, models.
+        bench: what methods cost; None: nobody measured it.
     """
-    inputs = gather(data, folders)
-    write_report(path, inputs, judge(data, inputs.results), summary_sentences(data, inputs.results))
+    inputs = gather(data, folders, bench)
+    claims = judge(data, inputs.results, bench)
+    if inputs.only_bench:
+        claims = [claim for claim in claims if claim.verdict != "not measured"]
+    write_report(path, inputs, claims, summary_sentences(data, inputs.results))
 
 
 def write_report(path: Path, inputs: ReportInputs, claims: Sequence[Claim], sentences: Sequence[str]) -> None:
@@ -76,6 +83,8 @@ def page(inputs: ReportInputs, claims: Sequence[Claim], sentences: Sequence[str]
         resources(material),
         _about(inputs),
     ]
+    if inputs.only_bench:
+        sections = [section for section in sections if section.left_out is None]
     script, plotly = _asset("page.js"), _plotly()
     figures = {figure.id: figure.data() for section in sections for figure in section.figures}
     drawn = json.dumps(figures, separators=(",", ":"), allow_nan=False)
@@ -92,7 +101,7 @@ def page(inputs: ReportInputs, claims: Sequence[Claim], sentences: Sequence[str]
     )
     body = el(
         "body",
-        el("a", "Skip to the content", class_="skip", href="#summary"),
+        el("a", "Skip to the content", class_="skip", href=f"#{sections[0].id}"),
         el(
             "header",
             el("h1", title),
@@ -115,6 +124,8 @@ def page(inputs: ReportInputs, claims: Sequence[Claim], sentences: Sequence[str]
 
 
 def _title(inputs: ReportInputs) -> str:
+    if inputs.bench is not None and inputs.only_bench:
+        return f"What methods cost: {PurePath(inputs.bench.model).name}"
     base = (inputs.data or {}).get("base")
     names = [PurePath(comparison.folder).name for comparison in inputs.comparisons]
     names += [run.name for run in inputs.runs if not run.comparison]

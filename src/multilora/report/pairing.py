@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from multilora.bench.record import AtLength
 from multilora.report.numbers import listed
 from multilora.spectral.sources import MIXED
 
@@ -106,6 +107,21 @@ def compared_roles(results: Facts) -> Roles:
         results: the content of its results.json.
     """
     return roles_of(_compared(name, facts) for name, facts in results.get("methods", {}).items())
+
+
+def benched_roles(at: AtLength) -> Roles:
+    """The parts in a bench, among the methods measured at one length."""
+    return roles_of(
+        Method(
+            name,
+            costs.kind,
+            costs.num_loras,
+            costs.r,
+            costs.total_rank,
+            costs.kind == "multilora" and (costs.num_loras == 1 or "scaling=none" in name),
+        )
+        for name, costs in at.methods.items()
+    )
 
 
 def _compared(name: str, facts: Facts) -> Method:

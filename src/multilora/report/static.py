@@ -1,4 +1,4 @@
-"""The figures of an analysis as files for papers: PNG and SVG, for one column and for two."""
+"""The figures of an analysis and of a bench as files for papers: PNG and SVG, for one column and for two."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from multilora.bench.record import BenchRecord
 from multilora.folders import sync
 from multilora.report.inputs import ReportInputs
 from multilora.report.material import Material
+from multilora.report.paper_figures.costs import memory, memory_growth, speed
 from multilora.report.paper_figures.relations import mechanism, modules, subspace_by_rank, subspace_grid
 from multilora.report.paper_figures.spectra import energy_by_layer, spectra_curves, spectra_histograms
 from multilora.report.paper_figures.style import STYLE
@@ -23,7 +25,7 @@ WIDTHS = {"single": 3.4, "double": 7.0}  # inches, of a column and of a page
 FORMATS = ("png", "svg")
 DPI = 200
 
-# By the files' names. Each takes the material and the width in inches; None: the analysis has nothing to plot.
+# By the files' names. Each takes the material and the width in inches; None: there is nothing to plot.
 FIGURES: Mapping[str, Callable[[Material, float], Figure | None]] = {
     "spectra-curves": spectra_curves,
     "spectra-histograms": spectra_histograms,
@@ -32,23 +34,27 @@ FIGURES: Mapping[str, Callable[[Material, float], Figure | None]] = {
     "subspace-by-rank": subspace_by_rank,
     "modules": modules,
     "mechanism": mechanism,
+    "speed": speed,
+    "memory": memory,
+    "memory-growth": memory_growth,
 }
 
 
-def write_figures(folder: Path, data: Mapping[str, Any]) -> list[Path]:
-    """Write all figures that the analysis has numbers for, each as NAME-WIDTH.FORMAT.
+def write_figures(folder: Path, data: Mapping[str, Any], bench: BenchRecord | None = None) -> list[Path]:
+    """Write all figures that there are numbers for, each as NAME-WIDTH.FORMAT.
 
-    A figure is complete or as it was; those of an earlier analysis that this one cannot have are removed, other files
+    A figure is complete or as it was; earlier ones that these numbers cannot have are removed, other files
     stay. The same data gives the same bytes. matplotlib's settings are changed meanwhile, for the whole process.
 
     Args:
         folder: for the figures; it is created.
-        data: the content of analysis.json.
+        data: the content of analysis.json; empty: nothing was analysed.
+        bench: what methods cost; None: nobody measured it.
 
     Returns:
         The files, figure by figure.
     """
-    material = Material(ReportInputs(data=data))
+    material = Material(ReportInputs(data=data, bench=bench))
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
     with TemporaryDirectory(dir=folder, prefix=".", suffix=".incomplete") as aside, _style():

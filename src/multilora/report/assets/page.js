@@ -2,6 +2,7 @@
 /* Draws the page's plots: which panels, by the controls; in which colours, by the theme. */
 (() => {
   const SERIES = 8;
+  const FILLS = 4, FIRST_FILL = -11;
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star", "cross"];
   const NEUTRAL_SYMBOLS = { "-1": "circle", "-2": "square-open", "-3": "x-thin-open" };
@@ -29,6 +30,7 @@
     const found = {
       ink: of("ink"), soft: of("soft"), grid: of("grid"), line: of("line"), card: of("card"),
       series: Array.from({ length: SERIES }, (_, n) => of(`s${n}`)),
+      fills: Array.from({ length: FILLS }, (_, n) => of(`k${n}`)),
     };
     probe.remove();
     return found;
@@ -45,6 +47,7 @@
   function styled(trace, theme) {
     const { s, ...made } = trace;
     if (s === undefined) return made;
+    if (s <= FIRST_FILL) return { ...made, marker: { color: theme.fills[FIRST_FILL - s] } };
     const colour = s < 0 ? theme.soft : theme.series[s % SERIES];
     const symbol = s < 0 ? NEUTRAL_SYMBOLS[s] : SYMBOLS[s % SYMBOLS.length];
     if (made.type === "bar") return { ...made, marker: { color: colour } };

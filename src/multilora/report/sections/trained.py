@@ -60,7 +60,7 @@ def _method_rows(material: Material) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     lineup = material.lineup
     analysed: Facts = (material.inputs.data or {}).get("runs", {})
-    for number, label in enumerate(lineup.labels):
+    for number, label in enumerate(lineup.labels[: lineup.trained]):
         names = [m.name for m in lineup.members.values() if m.series == number]
         runs = [run for run in material.inputs.runs if run.name in names]
         facts = _compared(material, number) | next((dict(analysed[name]) for name in names if name in analysed), {})

@@ -10,6 +10,7 @@ from multilora.report.inputs import TrainedRun
 from multilora.report.markup import Html, el, table
 from multilora.report.material import Material
 from multilora.report.numbers import NONE, counted, short, whole
+from multilora.report.sections.costs import costs
 
 _POINTS = 200
 _ALL = "all tasks"
@@ -109,8 +110,13 @@ def resources(material: Material) -> Section:
     for run in material.inputs.runs:
         if run.results and not run.comparison:
             rows.append((_named(material, material.lineup.members[run.name].series), *_of_run(material, run)))
+    beside = costs(material)
+    if not rows and not beside:
+        section.left_out = (
+            "no run given has figures of its training (results.json), and no bench was given (`multilora bench`)."
+        )
     if not rows:
-        section.left_out = "no run given has figures of its training (results.json)."
+        section.parts += beside
         return section
     section.lead = (
         "What was trained and what it took: median speed and largest memory over seeds, as measured on the machine "
@@ -124,6 +130,7 @@ def resources(material: Material) -> Section:
     shown = [[row[column] for column in kept] for row in rows]
     section.parts.append(table("Resources of training", [heads[column] for column in kept], shown))
     section.parts.append(el("p", _machines(material), class_="note"))
+    section.parts += beside
     return section
 
 
