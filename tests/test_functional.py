@@ -276,6 +276,23 @@ def gradients_by_backward(y: Tensor, t: dict[str, Any]) -> dict[str, Tensor]:
     return {name: v.grad for name, v in t.items() if v is not None and v.requires_grad}
 
 
+@pytest.mark.parametrize("scaling", ["vector", "scalar", "none"])
+def test_gradients_of_fp32_parameters_are_rounded_in_the_products_alone(scaling: str) -> None:
+    """Whatever follows ∂B' = gᵀ h is in fp32, though the computation is in bf16."""
+    t = {name: None if v is None else v.detach().float() for name, v in tensors(scaling).items()}
+    t["x"], t["weight"] = t["x"].bfloat16(), t["weight"].bfloat16()
+    t["bias"] = None
+    trained = [t[name].requires_grad_() for name in ("lora_B", "scaling") if t[name] is not None]
+
+    def of(alpha_over_r: float) -> tuple[Tensor, ...]:
+        y = multilora_linear(**t, alpha_over_r=alpha_over_r)
+        return torch.autograd.grad(y, trained, torch.ones_like(y))
+
+    for one, many in zip(of(1.0), of(0.3), strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(many, one * 0.3, rtol=1e-6, atol=0)
+
+
 def test_compiles_without_a_graph_break() -> None:
     t = tensors("vector", dtype=torch.float32)
 

@@ -179,11 +179,11 @@ class _MultiLoraLinear(torch.autograd.Function):
         alpha_over_r: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        rows = x.reshape(-1, lora_A.shape[1]).to(dtype)  # (L, d_in)
-        h = rows @ lora_A.to(dtype).t()  # (L, n·r)
-        scaled_B = scaled_lora_B(lora_B, scaling, alpha_over_r).to(dtype)  # (d_out, n·r)
+        rows = _as(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), dtype)  # (L, d_in)
+        h = F.linear(rows, _as(lora_A, dtype))  # (L, n·r)
+        scaled_B = _as(scaled_lora_B(lora_B, scaling, alpha_over_r), dtype)  # (d_out, n·r)
         # (L, d_out); autocast casts W and b here
-        y = h @ scaled_B.t() if weight is None else F.linear(rows, weight, bias).addmm_(h, scaled_B.t())
+        y = F.linear(h, scaled_B) if weight is None else F.linear(rows, weight, bias).addmm_(h, scaled_B.t())
 
         # Only what the gradients asked for need. B' is not among it: backward computes it again from parameters.
         need_x, need_weight, _, need_A, need_B, need_scaling, *_ = ctx.needs_input_grad
@@ -205,7 +205,7 @@ class _MultiLoraLinear(torch.autograd.Function):
             lora_B.dtype if scaling is None else torch.promote_types(lora_B.dtype, scaling.dtype),
         )
         # Not `view`: what a custom function returns as a view may not be changed in place, and models do that.
-        return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])
+        return y if x.dim() == 2 else torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])
 
     @staticmethod
     @once_differentiable
@@ -219,26 +219,35 @@ class _MultiLoraLinear(torch.autograd.Function):
         g = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])  # (L, d_out)
         grad_x = grad_weight = grad_bias = grad_A = grad_B = grad_scaling = None
 
-        rows: Any = None if x is None else x.reshape(-1, x.shape[-1]).to(dtype)  # (L, d_in)
+        rows: Any = None if x is None else _as(x.reshape(-1, x.shape[-1]), dtype)  # (L, d_in)
         if need_x or need_A:
-            grad_h = g @ scaled_lora_B(lora_B, scaling, alpha_over_r).to(dtype)  # (L, n·r)
+            grad_h = g @ _as(scaled_lora_B(lora_B, scaling, alpha_over_r), dtype)  # (L, n·r)
             if need_x:
-                A = lora_A.to(dtype)
-                grad_rows = grad_h @ A if weight is None else (g @ weight.to(dtype)).addmm_(grad_h, A)  # (L, d_in)
+                A = _as(lora_A, dtype)
+                grad_rows = grad_h @ A if weight is None else (g @ _as(weight, dtype)).addmm_(grad_h, A)  # (L, d_in)
                 grad_x = grad_rows.view(ctx.x_shape)
             if need_A:
-                grad_A = (grad_h.t() @ rows).to(A_dtype)  # (n·r, d_in)
+                grad_A = _as(grad_h.t() @ rows, A_dtype)  # (n·r, d_in)
         if need_weight:
-            grad_weight = (g.t() @ rows).to(weight_dtype)  # (d_out, d_in)
+            grad_weight = _as(g.t() @ rows, weight_dtype)  # (d_out, d_in)
         if need_bias:
-            grad_bias = g.sum(0).to(bias_dtype)  # (d_out,)
+            grad_bias = _as(g.sum(0), bias_dtype)  # (d_out,)
         if need_B or need_scaling:
-            grad_scaled_B = (g.t() @ h).to(scaled_B_dtype)  # (d_out, n·r)
+            grad_scaled_B = g.t() @ h  # (d_out, n·r)
+            if not (need_scaling and lora_B.dtype == scaling.dtype):  # else the products below promote it anyway
+                grad_scaled_B = _as(grad_scaled_B, scaled_B_dtype)
             if need_B:
-                grad_B = scaled_lora_B(grad_scaled_B, scaling, alpha_over_r).to(B_dtype)
+                grad_B = _as(scaled_lora_B(grad_scaled_B, scaling, alpha_over_r), B_dtype)
             if need_scaling:
                 n, d_out = scaling.shape[0], grad_scaled_B.shape[0]
                 per_row = (grad_scaled_B * lora_B).view(d_out, n, -1).sum(-1)  # (d_out, n)
                 grad_scaling = per_row.sum(0) if scaling.dim() == 1 else per_row.t()  # (n,) or (n, d_out)
-                grad_scaling = (grad_scaling * alpha_over_r).to(scaling.dtype)
+                if alpha_over_r != 1.0:
+                    grad_scaling = grad_scaling * alpha_over_r
+                grad_scaling = _as(grad_scaling, scaling.dtype)
         return grad_x, grad_weight, grad_bias, grad_A, grad_B, grad_scaling, None, None
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in that dtype. Asking first costs a third of what `to` costs where there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)

@@ -73,7 +73,8 @@ def bench(options: BenchOptions, note: Callable[[str], None]) -> dict[str, Any]:
         note: is told what happens, a line at a time.
 
     Raises:
-        InputError: options that cannot be, a folder that cannot be written, a model that cannot be built, a method that is none or does not fit it.
+        InputError: options that cannot be, a folder that cannot be written, a model that cannot be built, a method that
+            is none or does not fit it.
     """
     _check(options)
     device = _device(options.device)
