@@ -119,7 +119,8 @@ def make_recipe(folder: Path, method: dict[str, Any] | None = None, **training: 
 
 def undo(run: Path, step: int) -> None:
     """Make a finished run look as if it had been killed after the checkpoint of a step."""
-    shutil.rmtree(run / "adapter")
+    for weights in ("adapter", "model"):
+        shutil.rmtree(run / weights, ignore_errors=True)
     (run / "results.json").unlink()
     for checkpoint in (run / "checkpoints").iterdir():
         if int(checkpoint.name.rpartition("-")[2]) > step:

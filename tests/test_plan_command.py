@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 from miniature import make_model, make_recipe
 from multilora.commands.plan import GIB, plan_recipe
 from multilora.errors import InputError
-from multilora.recipe import HardwareSection, Recipe
+from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
-from multilora.recipe.hardware import refuse_sharding
 from multilora_cli.main import app
 from places import ROOT
 
@@ -98,7 +97,7 @@ def test_every_change_that_is_named_makes_it_fit(overrides: tuple[str, ...]) -> 
         changed = plan_recipe(SEVEN, (*overrides, *change.settings))
         assert changed.fits is True
         assert changed.memory.total == change.total
-        assert change.trainable == (changed.recipe.hardware.sharding == "none")
+        assert change.trainable
         before, after = (
             p.recipe.training.batch_size * p.recipe.training.gradient_accumulation for p in (plan, changed)
         )
@@ -222,9 +221,3 @@ def test_planning_does_not_change_what_a_run_is(tmp_path: Path) -> None:
     assert planned.recipe_hash() == plain.recipe_hash()
     assert planned.resolved() != plain.resolved()
     assert Recipe.model_validate(planned.resolved()) == planned
-
-
-def test_training_refuses_to_shard() -> None:
-    refuse_sharding(HardwareSection(devices=8))  # pyright: ignore[reportCallIssue] - pydantic's defaults
-    with pytest.raises(InputError, match=r"hardware\.sharding: full can be planned, not trained"):
-        refuse_sharding(HardwareSection(devices=8, sharding="full"))  # pyright: ignore[reportCallIssue]

@@ -18,6 +18,7 @@ from multilora.errors import InputError
 from multilora.functional import delta_weight, multilora_linear, multilora_low_rank
 from multilora.initialization import initialize
 from multilora.packed import KeptWeight, keep_unsorted, keep_weight, packed_bits, put_back
+from multilora.zero3 import gather_external, is_partitioned
 
 
 class MultiLoraLinear(nn.Module, BaseTunerLayer):
@@ -119,7 +120,10 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         return result
 
     def _low_rank(self, x: Tensor, adapter_name: str) -> Tensor:
-        return multilora_low_rank(self.multilora_dropout[adapter_name](x), *self.pair(adapter_name))
+        pair = self.pair(adapter_name)
+        if is_partitioned(pair[0]):
+            gather_external(self, pair[:3])
+        return multilora_low_rank(self.multilora_dropout[adapter_name](x), *pair)
 
     def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
         if len(x) != len(adapter_names):

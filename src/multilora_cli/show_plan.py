@@ -71,7 +71,7 @@ def _show_fit(console: Console, plan: Plan) -> None:
         console.print(f"[bold red]does not fit[/] on {on}: {-spare / 2**30:,.1f} GiB lacking on each")
         for change in plan.changes:
             settings = " ".join(f"--set {setting}" for setting in change.settings)
-            reservation = "" if change.trainable else " (to plan with; training does not shard yet)"
+            reservation = "" if change.trainable else " (to plan with; quantised weights are not divided in training)"
             console.print(
                 f"  with [cyan]{escape(settings)}[/]: {change.total / 2**30:,.1f} GiB{reservation}", soft_wrap=True
             )

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from in_processes import Runs, assert_close, assert_equal, files_of, multilora, run_jobs, settings
 
 from miniature import make_recipe, undo
 from multilora import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.metrics import read_metrics
 from multilora.training.run import train
-from places import ROOT
 
 PLAIN = {"name": "multilora", "r": 4, "num_loras": 2}  # without dropout, whose masks are each process's own
 # Name, method, overrides; batch_size is set to 2 for two processes and to 4 for one.
@@ -38,76 +34,6 @@ ALIKE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "full": ({"name": "full"}, ["training.gradient_checkpointing=true", "training.learning_rate=0.001"]),
     "validated": (PLAIN, ["validation.general_text=[general.txt]", "validation.every=5"]),
 }
-
-
-def torchrun(*arguments: str, folder: Path, processes: int = 2) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return subprocess.Popen(
-        [*command, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def multilora(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return torchrun("-m", "multilora_cli.main", "train", *arguments, folder=folder)
-
-
-def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Weights and metrics of a finished run."""
-    (weights,) = (*folder.glob("adapter/adapter_model.safetensors"), *folder.glob("model/model.safetensors"))
-    lines = read_metrics(folder / "metrics.jsonl")
-    for line in lines:
-        del line["seconds"], line["tokens_per_second"]
-    return load_file(weights), lines
-
-
-def assert_equal(folder: Path, expected: Path) -> None:
-    """Bit for bit, and no file more or less."""
-    (weights, lines), (expected_weights, expected_lines) = outcome(folder), outcome(expected)
-    assert lines == expected_lines
-    assert weights.keys() == expected_weights.keys()
-    assert all(torch.equal(tensor, expected_weights[name]) for name, tensor in weights.items())
-    assert files_of(folder) == files_of(expected)
-
-
-def files_of(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-def assert_close(folder: Path, expected: Path) -> None:
-    (weights, lines), (expected_weights, expected_lines) = outcome(folder), outcome(expected)
-    assert weights.keys() == expected_weights.keys()
-    for name, tensor in weights.items():
-        assert torch.allclose(tensor, expected_weights[name], rtol=0, atol=1e-5), name
-    assert len(lines) == len(expected_lines)
-    for line, expected_line in zip(lines, expected_lines, strict=True):
-        tasks, expected_tasks = line.pop("tasks"), expected_line.pop("tasks")
-        assert line == pytest.approx(expected_line, abs=1e-5)
-        assert tasks.keys() == expected_tasks.keys()
-        for name, task in tasks.items():
-            assert task == pytest.approx(expected_tasks[name], abs=1e-5)
-
-
-@dataclass(frozen=True)
-class Runs:
-    """What the jobs of one torchrun left in a folder, and what one process trained beside."""
-
-    folder: Path
-
-    def of_two(self, name: str) -> Path:
-        return self.folder / "two" / name
-
-    def of_one(self, name: str) -> Path:
-        return self.folder / "one" / name
-
-    def errors(self, name: str) -> list[str]:
-        return [path.read_text() for path in sorted(self.folder.glob(f"{name}.*.txt"))]
-
-
-def settings(folder: Path, name: str, processes: int, overrides: Sequence[str]) -> list[str]:
-    """A run of 4 rows to a step and forward pass, in `one` or `two`."""
-    place = folder / ("one" if processes == 1 else "two") / name
-    return [f"training.batch_size={4 // processes}", f"training.output={place}", *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     job(dropout, "taken", [f"training.output={folder / 'two' / 'padded'}"])
     job(dropout, "nan", ["training.learning_rate=1e30", "training.warmup=0", "training.save_every=1"])
 
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    process = torchrun(str(ROOT / "tests/end_to_end/jobs_in_processes.py"), "jobs.json", folder=folder)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return Runs(folder)
+    return run_jobs(folder, jobs)
 
 
 # The same as one process -------------------------------------------------------------------------------------------
@@ -299,7 +221,14 @@ def kill_at(process: subprocess.Popen[str], metrics: Path, step: int, delay: flo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--set=training.packing=true", "--set=mixture.streaming=true"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--set=training.packing=true", "--set=mixture.streaming=true"],
+        ["--set=hardware.sharding=full", "--set=hardware.devices=2"],
+    ],
+)
 def test_killed_at_random_moments_and_resumed_is_undisturbed(tmp_path: Path, options: list[str]) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # pytest shows it if the test fails

@@ -87,8 +87,8 @@ class Plan:
                 f"{self.quantized.bits} bits, {8 * self.quantized.bytes / self.quantized.numbers:.2f} each with their "
                 "scales"
             )
-        if self.workload.sharded:
-            notes.append("sharding can be planned, not trained yet")
+        if self.workload.sharded and self.quantized is not None:
+            notes.append("quantised weights that are divided among devices can be planned, not trained")
         return notes
 
     def facts(self) -> dict[str, Any]:
@@ -164,7 +164,8 @@ def _changes(recipe: Recipe, sizes: ModelSizes) -> tuple[Change, ...]:
             total = estimate(sizes, Workload.of(changed)).total
             if total <= recipe.hardware.memory_gib * GIB:
                 texts = tuple(f"{key}={str(value).lower()}" for key, value in settings.items())
-                found[kind] = Change(texts, total, changed.hardware.sharding == "none")
+                trainable = changed.hardware.sharding == "none" or recipe.model.quantization is None
+                found[kind] = Change(texts, total, trainable)
     return tuple(found.values())
 
 

@@ -1,4 +1,4 @@
-"""The machine that a run is planned for."""
+"""The machine that a run is planned for, and how it is shared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from multilora.recipe.values import Integer, Number, Section
 
 
 class HardwareSection(Section):
-    """The machine that `multilora plan` reckons with. It does not change the trained weights."""
+    """The machine that `multilora plan` reckons with. It does not change the trained weights.
+
+    Of a run it decides one thing: whether the model is divided among the processes.
+    """
 
     device: Literal["gpu", "cpu"] = Field(
         "gpu", description="What trains. On a CPU the loss, without its GPU kernel, takes more memory."
@@ -23,8 +26,7 @@ class HardwareSection(Section):
     sharding: Literal["none", "full"] = Field(
         "none",
         description="none: every device holds the whole model. full: weights, gradients and optimizer state are "
-        "divided among the devices, as FSDP and ZeRO-3 do; `multilora plan` reckons with it, `multilora train` cannot "
-        "do it yet.",
+        "divided among the devices (FSDP2); `multilora train` then wants one process for each, started by torchrun.",
     )
 
     @model_validator(mode="after")
@@ -32,17 +34,3 @@ class HardwareSection(Section):
         if self.sharding == "full" and self.devices == 1:
             raise InputError("sharding: full has no effect with one device; set devices, or leave it out")
         return self
-
-
-def refuse_sharding(hardware: HardwareSection) -> None:
-    """Training holds the whole model on every device.
-
-    Raises:
-        InputError: the recipe wants it sharded.
-    """
-    if hardware.sharding != "none":
-        raise InputError(
-            f"hardware.sharding: {hardware.sharding} can be planned, not trained: `multilora train` holds the whole "
-            "model on every device. Set hardware.sharding to none (--set hardware.sharding=none), on devices with "
-            "memory enough; `multilora plan` says how much"
-        )

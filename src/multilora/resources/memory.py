@@ -199,15 +199,14 @@ def _loss(model: ModelSizes, how: Computation) -> tuple[int, int]:
 
 
 def _gathered(model: ModelSizes, how: Computation) -> int:
-    """What a device gathers for a while when weights are sharded: two blocks; embeddings, norms and output layer, and
-    the output layer once more for the loss; one block's gradients before they are divided. By assumption: training
-    does not shard yet.
+    """What a device gathers for a while when weights are sharded: two blocks; embeddings, norms and output layer; one
+    block's gradients before they are divided. Reckoned from what FSDP2 gathers together, not measured on a GPU.
     """
     blocks = model.blocks or ()
     largest = max((block.parameters for block in blocks), default=0)
     adapters = max((block.trained for block in blocks), default=0)
     outside = model.parameters.base_total - sum(block.parameters for block in blocks)
-    gathered = how.bytes * (2 * largest + outside + model.hidden * model.vocabulary) + 2 * BYTES_TRAINED * adapters
+    gathered = how.bytes * (2 * largest + outside) + 2 * BYTES_TRAINED * adapters
     return gathered + BYTES_TRAINED * (largest if how.method == "full" else adapters)
 
 

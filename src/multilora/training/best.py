@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from multilora.folders import written_aside
@@ -76,13 +77,17 @@ class ValidationCallback(TrainerCallback):
     def _validate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         began = time.monotonic()
         line = {"step": state.global_step, **self._validation.measure(self._trainer)}
-        better = False
-        if self._trainer.is_world_process_zero():  # the one that writes the best weights, and so may read them
-            if better := self._is_best(line):
-                self._keep(line)
+        processes = self._trainer.processes
+        better = processes.by_main(lambda: self._is_best(line))
+        whole = self._trainer.whole_weights() if better else None
+
+        def record() -> None:
+            if better:
+                self._keep(line, whole)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        self._trainer.accelerator.wait_for_everyone()
+
+        processes.by_main(record)
         # To the trackers alone: the trainer's own log would end a window of its training averages.
         should_log = control.should_log
         self._trainer.callback_handler.on_log(args, state, control, as_logs(line))
@@ -97,11 +102,11 @@ class ValidationCallback(TrainerCallback):
         best = read_best(self._best)
         return best is None or is_better(value, than=best["value"], name=by)
 
-    def _keep(self, line: Mapping[str, Any]) -> None:
+    def _keep(self, line: Mapping[str, Any], whole: dict[str, Tensor] | None) -> None:
         by = self._validation.section.best_by
         assert by is not None
         with written_aside(self._best) as aside:
-            save_weights(self._trainer.accelerator.unwrap_model(self._trainer.model), aside)
+            save_weights(self._trainer.accelerator.unwrap_model(self._trainer.model), aside, whole)
             record = {"step": line["step"], "best_by": by, "value": measured(line, by)}
             (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -68,14 +68,20 @@ class ModelSource:
             require_bitsandbytes()
             refuse_twice(self.quantization, config)
 
-    def model(self, dtype: torch.dtype) -> Any:
+    def model(self, dtype: torch.dtype, empty: bool = False) -> Any:
         """The model with weights in `dtype`, but for those that are quantised.
+
+        Args:
+            dtype: of the weights.
+            empty: leave it on the meta device; only names and shapes are read.
 
         Raises:
             InputError: it cannot be read, is no causal language model, lacks weights (which would be random), or cannot
                 be quantised as the recipe says.
         """
         options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+        if empty:
+            options["device_map"] = "meta"
         if self.quantization is not None:
             self.check_config()
             options["quantization_config"] = bitsandbytes_config(self.quantization, dtype, self._structure())

@@ -18,7 +18,6 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.folders import write_text, written_aside
 from multilora.recipe import FullMethod, Recipe
-from multilora.recipe.hardware import refuse_sharding
 from multilora.training.best import RECORD, ValidationCallback, before_and_after, read_best
 from multilora.training.checkpoints import checkpoint_step
 from multilora.training.loading import Loading, loading_of
@@ -35,6 +34,7 @@ from multilora.training.processes import Processes
 from multilora.training.progress import Silent, TrainingProgress, quiet_libraries
 from multilora.training.results import RunResult, results_of
 from multilora.training.run_folder import RunFolder
+from multilora.training.sharding import is_sharded, shard
 from multilora.training.trainer import MixtureTrainer, save_weights
 from multilora.training.validation import Validation
 
@@ -61,7 +61,7 @@ def train(
         InputError: the recipe does not fit the data, the model or the output folder, or the loss is not a number.
     """
     processes = Processes.current()
-    refuse_sharding(recipe.hardware)
+    sharded = is_sharded(recipe, processes)
     if progress is None or not processes.main:
         progress = Silent()
     weights_name = "model" if isinstance(recipe.method, FullMethod) else "adapter"
@@ -76,7 +76,7 @@ def train(
         return RunResult(folder.path, folder.path / weights_name, results, finished_before=True)
     with quiet_libraries():
         try:
-            run = _prepare(recipe, folder, processes, progress)
+            run = _prepare(recipe, folder, processes, sharded, progress)
             return _train(run, progress, folder.path / weights_name)
         finally:
             progress.stop()
@@ -100,7 +100,9 @@ class _Run:
     use_cache: bool
 
 
-def _prepare(recipe: Recipe, folder: RunFolder, processes: Processes, progress: TrainingProgress) -> _Run:
+def _prepare(
+    recipe: Recipe, folder: RunFolder, processes: Processes, sharded: bool, progress: TrainingProgress
+) -> _Run:
     """Read and check everything; nothing is written."""
     training = recipe.training
     with processes.together():
@@ -122,10 +124,11 @@ def _prepare(recipe: Recipe, folder: RunFolder, processes: Processes, progress: 
         validation = Validation(recipe, tasks, tokenizer, progress.note) if recipe.validation else None
 
         set_seed(training.seed)
-        model = source.model(weights_dtype(recipe.method, training.precision))
+        has_weights = processes.main or not sharded
+        model = source.model(weights_dtype(recipe.method, training.precision), empty=not has_weights)
         limits = ModelLimits.of(model)
         mixture.check(limits)
-        if training.packing:
+        if training.packing and has_weights:
             check_packing(model)
         model, warnings = apply_method(model, recipe.method)
         for warning in warnings:
@@ -134,8 +137,10 @@ def _prepare(recipe: Recipe, folder: RunFolder, processes: Processes, progress: 
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         loading = loading_of(recipe, mixture, limits, steps, pad_id, processes)
     _check_same_data(mixture, processes)
+    if sharded:
+        shard(model, processes, compute_in_bf16=training.precision == "bf16" and isinstance(recipe.method, FullMethod))
     with folder.created_by_the_trainer() if processes.main else nullcontext(), processes.together():
-        trainer = MixtureTrainer(model, recipe, steps, folder.path, loading, tokenizer, processes)
+        trainer = MixtureTrainer(model, recipe, steps, folder.path, loading, tokenizer, processes, sharded)
         check_trainable(model)
     if not processes.main:  # dropout's masks of its own; all else has been drawn
         set_seed((training.seed + processes.index) % 2**32)
@@ -194,13 +199,15 @@ def _train(run: _Run, progress: TrainingProgress, weights: Path) -> RunResult:
         tasks[name]["leaked"] = len(left_out)
     model.config.use_cache = run.use_cache  # the trainer has its own, which is not the model's
 
+    best = processes.by_main(lambda: read_best(folder.best))
+    whole = trainer.whole_weights() if best is None else None
+
     def end() -> dict[str, Any]:
-        best = read_best(folder.best)
         with written_aside(weights) as aside:
             if best is not None:
                 shutil.copytree(folder.best, aside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))
             else:
-                save_weights(model, aside)
+                save_weights(model, aside, whole)
             if isinstance(recipe.method, FullMethod):
                 run.tokenizer.save_pretrained(str(aside))
         results = results_of(recipe, tasks, counts, read_metrics(folder.metrics), run.steps, processes.count)

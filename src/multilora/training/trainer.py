@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +15,10 @@ import datasets
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -26,6 +30,7 @@ from multilora.training.checkpoints import Checkpoints
 from multilora.training.loading import Loading
 from multilora.training.optimizer import optimizer_groups
 from multilora.training.processes import Processes
+from multilora.training.sharding import load_weights, own_state, whole_state, whole_weights
 from multilora.training.task_losses import TaskLosses
 
 
@@ -92,6 +97,7 @@ class MixtureTrainer(SFTTrainer):
         loading: the batches.
         tokenizer: the model's.
         processes: of the run.
+        sharded: the model is divided among them.
     """
 
     def __init__(
@@ -103,8 +109,10 @@ class MixtureTrainer(SFTTrainer):
         loading: Loading,
         tokenizer: Any,
         processes: Processes,
+        sharded: bool = False,
     ) -> None:
-        self._recipe, self._loading, self._processes = recipe, loading, processes
+        self._recipe, self._loading, self.processes, self._sharded = recipe, loading, processes, sharded
+        self._whole_weights: dict[str, Tensor] | None = None
         self._tokens = 0
         self._step_tasks: Counter[str] = Counter()
         self._task_losses = TaskLosses(list(recipe.tasks))
@@ -119,6 +127,12 @@ class MixtureTrainer(SFTTrainer):
                 processing_class=tokenizer,
             )
         self.remove_callback(PrinterCallback)
+        if sharded:  # `evaluation_mode` wraps nothing around the model; FSDP2 sums the gradients
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not self._sharded:  # or it is there
+            super()._move_model_to_device(model, device)  # pyright: ignore[reportArgumentType]
 
     def _send_telemetry(self) -> None:
         """Training tells nobody that it runs."""
@@ -130,7 +144,7 @@ class MixtureTrainer(SFTTrainer):
         return self._loading.loader()
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        with self._processes.together():  # a stream finds bad rows as it goes
+        with self.processes.together():  # a stream finds bad rows as it goes
             batches = list(islice(epoch_iterator, num_batches))
         return super().get_batch_samples(iter(batches), num_batches, device)
 
@@ -170,8 +184,8 @@ class MixtureTrainer(SFTTrainer):
         loss: Tensor = result[0] if return_outputs else result
         # Of all processes, so that all of them stop together: a loss that is no number stays one in the sum.
         tokens = self._task_losses.tokens(task_ids)
-        mean = loss.detach().double().cpu().view(1) / self._processes.count
-        whole = self._processes.sum(torch.cat([mean, torch.from_numpy(tokens).double()]))
+        mean = loss.detach().double().cpu().view(1) / self.processes.count
+        whole = self.processes.sum(torch.cat([mean, torch.from_numpy(tokens).double()]))
         of_batch = Counter(
             {name: int(count) for name, count in zip(self._recipe.tasks, whole[1:], strict=True) if count}
         )
@@ -185,6 +199,8 @@ class MixtureTrainer(SFTTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         grad_norm = super()._get_grad_norm(model, grad_norm)
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
         if not math.isfinite(float(grad_norm)):
             self._stop(f"the gradient's norm is {float(grad_norm)}", self._step_tasks)
         self._step_tasks.clear()
@@ -221,18 +237,60 @@ class MixtureTrainer(SFTTrainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.checkpoints.incomplete)
 
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        """For `save_weights`: what a divided model is written as; None: it is not divided. All processes call this."""
+        return whole_weights(self.model) if self._sharded else None  # pyright: ignore[reportArgumentType]
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         name = f"checkpoint-{self.state.global_step}"
-        with self._processes.written_aside(self.checkpoints.folder / name, self.checkpoints.incomplete / name):
+        # What is divided is gathered here: nobody waits for another one between two files.
+        self._whole_weights = self.whole_weights()
+        with (
+            self._whole_optimizer() if self._sharded else nullcontext(),
+            self.processes.written_aside(self.checkpoints.folder / name, self.checkpoints.incomplete / name),
+        ):
             # Not SFTTrainer's, which writes a model card beside the run. It communicates before it writes, not after.
             Trainer._save_checkpoint(self, model, trial)
-        self._processes.by_main(lambda: self.checkpoints.keep(self._recipe.training.keep_checkpoints))
+        self._whole_weights = None
+        self.processes.by_main(lambda: self.checkpoints.keep(self._recipe.training.keep_checkpoints))
+
+    @contextmanager
+    def _whole_optimizer(self) -> Generator[None]:
+        """Meanwhile the optimizer's state is that of an undivided model, for the trainer to write."""
+        optimizer: torch.optim.Optimizer = self.optimizer.optimizer
+        whole = whole_state(optimizer.state_dict())
+        hook = optimizer.register_state_dict_post_hook(lambda _optimizer, _state: whole)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Weights and their configuration; neither the tokenizer, which is the base model's, nor pickled arguments."""
         assert output_dir is not None
-        if self._processes.main:
-            save_weights(self.accelerator.unwrap_model(self.model), Path(output_dir), state_dict)
+        if self.processes.main:
+            weights = self._whole_weights if self._sharded else state_dict
+            save_weights(self.accelerator.unwrap_model(self.model), Path(output_dir), weights)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._sharded:
+            with self.processes.together():
+                load_weights(cast(nn.Module, self.model), Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        # The trainer would read all of the state onto each device.
+        optimizer: torch.optim.Optimizer = self.optimizer.optimizer
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True, mmap=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        optimizer.load_state_dict(own_state(state, optimizer))
+        cast(Any, self.lr_scheduler).load_state_dict(schedule)
 
 
 def _unused(rows: list[Any]) -> dict[str, Any]:

@@ -112,12 +112,17 @@ class Validation:
         losses = TaskLosses([task.name for task in tasks])
         batches = list(_batches(tasks, self._training.batch_size))
         dataset, collate = as_dataset(tasks), Collator(pad_id=0)
-        for rows in batches[accelerator.process_index :: accelerator.num_processes]:
+        index, count = accelerator.process_index, accelerator.num_processes
+        # A divided model takes all processes in every forward pass: who has no batch left repeats the last, uncounted.
+        for turn in range(math.ceil(len(batches) / count)):
+            number = turn * count + index
+            rows = batches[min(number, len(batches) - 1)]
             batch = collate([dataset[row] for row in rows])
             task_ids = batch.pop("task_ids")
             inputs: Mapping[str, Tensor] = {name: tensor.to(model.device) for name, tensor in batch.items()}
             output = model(**inputs, fused_lm_head=True, use_cache=False)  # the head that the trainer puts on
-            losses.add(output.log_probs, output.label_mask, task_ids)
+            if number < len(batches):
+                losses.add(output.log_probs, output.label_mask, task_ids)
         losses.reduce(accelerator)
         return by_task(losses.taken())
 
