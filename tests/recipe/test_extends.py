@@ -52,6 +52,15 @@ def test_the_method_is_taken_as_a_whole(tmp_path: Path) -> None:
     assert extended(tmp_path, method={"name": "lora", "r": 8}).method == LoraMethod(name="lora", r=8)
 
 
+def test_a_compared_method_that_is_null_is_left_out(tmp_path: Path) -> None:
+    both = {**BASE, "comparison": {"methods": {"full": {}, "multilora": {"learning_rate": 1e-3}}}}
+    write(tmp_path, "both.yaml", both)
+    child = {"extends": "both.yaml", "comparison": {"methods": {"full": None, "multilora": {"scaling_lr_ratio": 10}}}}
+    methods = load_recipe(write(tmp_path, "child.yaml", child)).comparison.methods
+    assert list(methods) == ["multilora"]
+    assert (methods["multilora"].learning_rate, methods["multilora"].scaling_lr_ratio) == (1e-3, 10)
+
+
 def test_a_task_that_is_null_is_left_out(tmp_path: Path) -> None:
     assert list(extended(tmp_path, tasks={"one": None}).tasks) == ["two"]
     assert list(extended(tmp_path, "tasks.two=null").tasks) == ["one"]

@@ -72,7 +72,7 @@ def _may_extend(schema: dict[str, Any]) -> None:
     schema["properties"]["extends"] = {
         "type": "string",
         "description": "Another recipe, relative to this one's folder: sections are merged and what this recipe says "
-        "wins. method is taken as a whole; a task that is null is left out.",
+        "wins. method is taken as a whole; a task or a compared method that is null is left out.",
     }
     schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["extends"]}]
 

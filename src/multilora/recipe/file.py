@@ -36,7 +36,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, keep_unset: bool =
     """Read and validate a recipe.
 
     A recipe may extend another one: `extends: FILE`, a path relative to its own folder. Sections are merged, what the
-    recipe says wins, `method` is taken as a whole, and a task that is null is left out.
+    recipe says wins, `method` is taken as a whole, and a task or a compared method that is null is left out.
 
     Args:
         path: a YAML file. Relative paths in it are relative to the current directory.
@@ -48,8 +48,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, keep_unset: bool =
     """
     data = _read(path)
     faults = [fault for text in overrides if (fault := _override(data, text))]
-    if isinstance(tasks := data.get("tasks"), dict):
-        data["tasks"] = {name: task for name, task in cast(dict[str, Any], tasks).items() if task is not None}
+    _leave_out_nulls(data, "tasks")
+    if isinstance(comparison := data.get("comparison"), dict):
+        _leave_out_nulls(cast(dict[str, Any], comparison), "methods")
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(data, context={KEEP_UNSET: keep_unset})
@@ -59,6 +60,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, keep_unset: bool =
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise InputError("\n".join([f"{path}: {count}", *(f"  {fault}" for fault in faults)]))
     return recipe
+
+
+def _leave_out_nulls(section: dict[str, Any], key: str) -> None:
+    if isinstance(named := section.get(key), dict):
+        section[key] = {name: value for name, value in cast(dict[str, Any], named).items() if value is not None}
 
 
 # YAML -------------------------------------------------------------------------------------------------------------
