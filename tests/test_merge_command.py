@@ -188,6 +188,7 @@ def _slowly(arguments: list[str], ready: Path) -> None:
     """The command in a child process, which waits before the third file."""
     from multilora.merging import merge as merge_module
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
     torch.set_num_threads(1)
     merge_shard, calls = merge_module.merge_shard, list[str]()
 
