@@ -51,6 +51,13 @@ def test_a_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
+def test_a_text_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_text(tmp_path / "f", "one")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
 @pytest.mark.parametrize("before", ["absent", "empty", "full"])
 def test_a_folder_replaces_another(tmp_path: Path, before: str) -> None:
     target = tmp_path / "target"

@@ -154,3 +154,19 @@ def test_a_model_has_no_adapter_to_leave_out_or_merge(run: Path) -> None:
 def test_a_prompt_that_fills_the_context(run: Path) -> None:
     with pytest.raises(InputError, match="fills the model's context"):
         generate([str(run)], ["a one " * 5000], GenerateOptions(), Told())
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anybody_answers(run: Path, tmp_path: Path) -> None:
+    for out, message in ((tmp_path, "it is a folder"), (tmp_path / "none" / "x.jsonl", "there is no folder")):
+        told = Told()
+        with pytest.raises(InputError, match=f"--out: cannot write .*: {message}"):
+            generate([str(run)], PROMPTS, GenerateOptions(out=out), told)
+        assert told.order == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_prompts_are_checked_before_anybody_answers(run: Path) -> None:
+    told = Told()
+    with pytest.raises(InputError, match="fills the model's context"):
+        generate([str(run)], [*PROMPTS, "a one " * 5000], GenerateOptions(), told)
+    assert told.order == []

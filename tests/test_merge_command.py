@@ -97,7 +97,7 @@ def test_verify_in_bf16_has_no_bound(run: Run, base: Path, adapter: Path, lora: 
     code, _, err = run("merge", base, adapter, lora, tmp_path / "both", "--verify")
     assert code == 2
     assert "either MultiLoRA or LoRA adapters" in err
-    assert (tmp_path / "both" / "config.json").is_file()  # merged it is
+    assert not (tmp_path / "both").exists()  # told before anything is merged
 
 
 def test_verify_of_several_with_weights(run: Run, base: Path, lora: Path, tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def output_place(target: Path, *, overwrite: bool, replaceable: Collection[str])
         if not os.access(place.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise InputError(f"cannot create the output folder {str(target)!r}: {error.strerror}") from error
+        raise InputError(
+            f"cannot create the output folder {str(target)!r}: {error.strerror}; name one that can be written"
+        ) from error
     return place
 
 
@@ -108,9 +110,13 @@ def replaced_name(path: Path) -> Path:
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it has its old content or the new one, never a part."""
     aside = path.with_name(f".{path.name}.incomplete")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        sync(aside)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

@@ -86,7 +86,8 @@ def multilora_linear(
 
     Computes in the dtype of x (under autocast: in the autocast dtype) while parameters keep theirs; gradients come in
     the parameters' dtypes. Between forward and backward it keeps x, `x Aᵀ` (L, n·r) and parameters, and of these
-    only what the gradients asked for need. Not twice differentiable (torch raises an error).
+    only what the gradients asked for need. Not twice differentiable: torch raises an error, but where the
+    incoming gradient needs none itself (a loss linear in y) what it gives is a constant. No `torch.func` transforms.
 
     Args:
         x: (…, d_in), floating point, any strides, any number of tokens (zero too).

@@ -45,6 +45,7 @@ def export(
     from multilora.convert import export_lora
     from multilora.errors import InputError
     from multilora.mlx_format import export_mlx
+    from multilora.run_recipe import trained_bits
     from multilora_cli.show import show_export
 
     if form is Format.MLX:
@@ -53,6 +54,11 @@ def export(
         raise InputError("--base is read for --format mlx; a plain LoRA needs no base model. Leave it out")
     else:
         show_export(export_lora(adapter, out, rank=rank, dtype=dtype, overwrite=overwrite))
+    if bits := trained_bits(adapter):
+        typer.echo(
+            f"\nnote: the adapter was trained on its base model in {bits} bits; on the unquantised one, or on one that "
+            "is quantised otherwise, logits differ: compare them before serving (docs/quantization.md)"
+        )
 
 
 def merge(

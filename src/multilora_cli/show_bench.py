@@ -89,7 +89,7 @@ def _growth(result: Mapping[str, Any]) -> list[str]:
         tokens = result["lengths"][length]["tokens"]
         per_token = grown["per_module"] / tokens
         lines.append(
-            f"a module more keeps {_mib(grown['per_module'])} MiB more for backward in rows of {length}: "
+            f"a module more keeps {grown['per_module'] / 1024:,.0f} KiB more for backward in rows of {length}: "
             f"{per_token:,.0f} bytes per token"
         )
     if result["growth"]["per_token"]:

@@ -106,6 +106,14 @@ def index_of_absent_tensors(place: Path) -> None:
     index.write_text(json.dumps(data))
 
 
+def a_tensor_that_the_index_forgets(place: Path) -> None:
+    """transformers reads whole shards, so it would find the tensor in the base model and not in the merged one."""
+    index = place / "base" / "model.safetensors.index.json"
+    data = json.loads(index.read_text())
+    del data["weight_map"][f"{Q}.weight"]
+    index.write_text(json.dumps(data))
+
+
 def index_outside(place: Path) -> None:
     index = place / "base" / "model.safetensors.index.json"
     data = json.loads(index.read_text())
@@ -136,6 +144,10 @@ def not_finite(place: Path) -> None:
         (garbage, r"not a complete safetensors file"),
         (no_index, r"neither model.safetensors nor model.safetensors.index.json"),
         (index_of_absent_tensors, r"lacks 'model\.layers\.9\.mlp\.up_proj\.weight', which .* says is in it"),
+        (
+            a_tensor_that_the_index_forgets,
+            rf"holds 1 tensors that the model's index does not list, such as '{Q}\.weight'",
+        ),
         (index_outside, r"'\.\./adapter/adapter_model\.safetensors' is not the name"),
         (quantised, r"is quantised .* name the model that it was quantised from"),
         (no_config, r"cannot read '.*config.json'"),
@@ -233,6 +245,18 @@ def test_a_base_model_of_another_name_is_told(place: Path) -> None:
     change_config(place / "adapter", base_model_name_or_path="/elsewhere/other")
     report = merge_adapters(place / "base", [place / "adapter"], place / "out")
     assert any("trained from 'other', and is merged into 'base'" in note for note in report.notes)
+
+
+def test_base_models_that_only_end_alike_are_told(place: Path) -> None:
+    change_config(place / "lora", base_model_name_or_path="/elsewhere/base")
+    report = merge_adapters(place / "base", [place / "adapter", place / "lora"], place / "out")
+    assert any("name their base model differently" in note and "/elsewhere/base" in note for note in report.notes)
+
+
+def test_merging_into_a_merged_model_is_told(place: Path) -> None:
+    merge_adapters(place / "base", [place / "adapter"], place / "out")
+    report = merge_adapters(place / "out", [place / "adapter"], place / "again")
+    assert any("is a merged model itself" in note for note in report.notes)
 
 
 def test_whole_tensors_are_neither_added_nor_weighted(place: Path) -> None:

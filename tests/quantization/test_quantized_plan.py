@@ -17,6 +17,7 @@ from multilora.commands.plan import plan_recipe
 from multilora.packed import packed_bits, packed_tensors
 from multilora.recipe import QuantizationSection
 from multilora.resources.quantized import packed_bytes, quantized_weights
+from places import ROOT
 
 
 def nbytes(tensors: list[torch.Tensor]) -> int:
@@ -80,3 +81,18 @@ def test_a_model_whose_layers_are_all_skipped_is_not_quantised(tmp_path: Path) -
     model = AutoModelForCausalLM.from_pretrained(make_model(tmp_path / "model"))
     section = QuantizationSection(skip_modules=["proj"])  # type: ignore[call-arg]
     assert quantized_weights(model, section) is None
+
+
+def test_the_table_of_the_documentation_is_the_plan() -> None:
+    text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    memory = text.partition("## Memory")[2].partition("\n## ")[0]
+    settings = {
+        "bf16": [],
+        "8 bits": ["model.quantization={bits: 8}"],
+        "4 bits": ["model.quantization={}"],
+        "4 bits, double_quant": ["model.quantization={double_quant: true}"],
+    }
+    for kind, overrides in settings.items():
+        plan = plan_recipe(ROOT / "recipes" / "llama-7b.yaml", overrides)
+        (row,) = [line for line in memory.splitlines() if line.startswith(f"| {kind} |")]
+        assert row.split("|")[4].strip() == f"{plan.memory.total / 2**30:.2f}"

@@ -17,16 +17,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
+from typer.testing import CliRunner
 
 from miniature import make_model, make_recipe
 from multilora import export_lora
 from multilora.evaluation.subject import Subject
+from multilora.merging.merge import merge_adapters
 from multilora.packed import packed_bits, packed_tensors
 from multilora.quantization import trained_in_fp32
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
 from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
+from multilora_cli.main import app
 
 SECTIONS: dict[str, dict[str, Any]] = {"4": {"bits": 4, "double_quant": True}, "8": {"bits": 8}}
 BOTH = pytest.mark.parametrize("bits", SECTIONS)
@@ -199,3 +202,27 @@ def test_its_adapter_is_exported_and_loaded(once: dict[str, RunResult], room: Pa
     assert len(packed_tensors(own)) == len(packed_tensors(lora)) > 0
     wanted = logits(own)
     assert torch.allclose(logits(lora), wanted, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_its_merged_answers_keep_what_was_trained(once: dict[str, RunResult]) -> None:
+    """Merged into packed weights it would answer as the base model does."""
+    subject = Subject.find(str(once["4"].folder), None, False, trust_remote_code=False)
+    adapted = logits(subject.load()[0])
+    merged, _ = subject.load(dequantized=True)
+    merged = merged.merge_and_unload().eval()
+    assert not packed_tensors(merged)
+    torch.testing.assert_close(logits(merged), adapted, rtol=0, atol=0.02 * float(adapted.abs().max()))
+    base = Subject.find(str(once["4"].folder), None, True, trust_remote_code=False).load()[0]
+    assert (logits(merged) - adapted).norm() < 0.1 * (logits(base) - adapted).norm()
+
+
+def test_the_adapter_alone_is_evaluated_on_the_quantised_base_too(once: dict[str, RunResult]) -> None:
+    model, _ = Subject.find(str(once["4"].weights), None, False, trust_remote_code=False).load()
+    assert torch.equal(logits(model), logits(Subject.find(str(once["4"].folder), None, False, False).load()[0]))
+
+
+def test_merging_it_into_the_unquantised_base_is_told(once: dict[str, RunResult], room: Path, tmp_path: Path) -> None:
+    report = merge_adapters(room / "model", [once["4"].weights], tmp_path / "merged")
+    assert any("was trained on its base model in 4 bits" in note for note in report.notes)
+    done = CliRunner().invoke(app, ["export", str(once["4"].weights), str(tmp_path / "exported")])
+    assert "was trained on its base model in 4 bits" in done.output

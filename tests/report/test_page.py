@@ -227,7 +227,7 @@ def test_the_bench_stands_among_the_resources_and_trained_nothing(inputs: Report
     by_rank, by_length = data["bench-growth"]["views"]["1"]
     assert [len(trace["x"]) for trace in by_rank["traces"]] == [3, 1, 1, 1, 1, 1]
     assert {tuple(trace["x"]) for trace in by_length["traces"]} == {(32, 64)}
-    assert f"{BATCH * 64 * PER_RANK * 8 / 2**20:,.1f} MiB more, {8 * PER_RANK} bytes per token" in words
+    assert f"{BATCH * 64 * PER_RANK * 8 / 1024:,.0f} KiB more, {8 * PER_RANK} bytes per token" in words
 
 
 def test_a_method_that_was_trained_and_benched_has_one_colour(inputs: ReportInputs) -> None:

@@ -158,7 +158,7 @@ def test_layers_that_do_not_belong_to_the_base(whole: Path) -> None:
 def test_a_hub_id_that_was_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert local_model("nobody/nothing") is None
-    with pytest.raises(InputError, match=r"cannot fetch the model 'nobody/nothing'"):
+    with pytest.raises(InputError, match=r"no model folder 'nobody/nothing', and it cannot be fetched"):
         local_model("nobody/nothing", download=True)
     with pytest.raises(InputError, match="no model folder"):
         local_model(str(tmp_path / "gone"))

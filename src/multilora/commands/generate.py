@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 import torch
@@ -144,6 +145,8 @@ def generate(
         InputError: as `Subject.find` and `Subject.load` say; an option that cannot be; a prompt that leaves no room.
     """
     _check(options)
+    if options.out is not None:
+        _check_out(options.out)
     subjects = [Subject.find(target, options.recipe, False, options.trust_remote_code) for target in targets]
     if (options.base or options.merged) and not any(subject.adapter for subject in subjects):
         name = "--base" if options.base else "--merged"
@@ -151,6 +154,9 @@ def generate(
     answers: list[Generated] = []
     with quiet_libraries(), torch.no_grad():
         speakers = [one for t, s in zip(targets, subjects, strict=True) for one in _speakers(t, s, options, display)]
+        for speaker in speakers:  # before anyone has answered
+            for prompt in prompts:
+                _encoded_with_room(speaker, prompt, options)
         for number, prompt in enumerate(prompts, start=1):
             display.prompt(number, len(prompts), prompt)
             for speaker in speakers:
@@ -174,6 +180,23 @@ def _check(options: GenerateOptions) -> None:
         raise InputError("--top-p has no effect without a temperature; set --temperature, for example to 1")
 
 
+def _check_out(out: Path) -> None:
+    """Before models are loaded: answers that cannot be written are lost."""
+    reason = None
+    if out.is_dir():
+        reason = "it is a folder"
+    elif not out.parent.is_dir():
+        reason = f"there is no folder {str(out.parent)!r}"
+    else:
+        try:
+            with TemporaryFile(dir=out.parent):
+                pass
+        except OSError as error:
+            reason = error.strerror
+    if reason is not None:
+        raise InputError(f"--out: cannot write {str(out)!r}: {reason}; name a file in a folder that can be written")
+
+
 def _speakers(
     target: str, subject: Subject, options: GenerateOptions, display: GenerationDisplay
 ) -> Iterator[_Speaker]:
@@ -183,15 +206,13 @@ def _speakers(
         yield _Speaker(f"{target} (base)", model, tokenizer, without_adapter=True)
     yield _Speaker(target, model, tokenizer)
     if subject.adapter is not None and options.merged:
-        another, _ = subject.load()  # merging leaves no adapter to answer by
+        # Merging leaves no adapter to answer by; and into packed weights it would lose what was trained.
+        another, _ = subject.load(dequantized=True)
         yield _Speaker(f"{target} (merged)", another.merge_and_unload().eval(), tokenizer)
 
 
 def _answer(speaker: _Speaker, prompt: str, options: GenerateOptions, piece: Callable[[str], None]) -> Generated:
-    ids = _encoded(speaker.tokenizer, prompt, options.chat)
-    room = context_length(speaker.model.config, speaker.tokenizer, None) - len(ids)
-    if room < 1:
-        raise InputError(f"{speaker.name}: a prompt of {len(ids):,} tokens fills the model's context; shorten it")
+    ids, room = _encoded_with_room(speaker, prompt, options)
     tokens = torch.tensor([ids], device=speaker.model.device)
     sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -210,6 +231,15 @@ def _answer(speaker: _Speaker, prompt: str, options: GenerateOptions, piece: Cal
     ends = speaker.model.generation_config.eos_token_id
     ended = bool(new) and new[-1] in (ends if isinstance(ends, list) else [ends])
     return Generated(prompt, speaker.name, text, len(new), ended)
+
+
+def _encoded_with_room(speaker: _Speaker, prompt: str, options: GenerateOptions) -> tuple[list[int], int]:
+    """The prompt's tokens, and how many the model's context has room for behind them."""
+    ids = _encoded(speaker.tokenizer, prompt, options.chat)
+    room = context_length(speaker.model.config, speaker.tokenizer, None) - len(ids)
+    if room < 1:
+        raise InputError(f"{speaker.name}: a prompt of {len(ids):,} tokens fills the model's context; shorten it")
+    return ids, room
 
 
 def _encoded(tokenizer: Any, prompt: str, chat: bool) -> list[int]:

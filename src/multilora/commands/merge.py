@@ -12,7 +12,7 @@ from multilora.errors import InputError
 from multilora.merging.merge import merge_adapters
 from multilora.merging.report import MergeOptions, MergeProgress, MergeReport, TensorRounding
 from multilora.merging.side_files import PATTERNS
-from multilora.merging.verify import Verification, verify
+from multilora.merging.verify import Verification, check_verifiable, verify
 from multilora.safetensors_writer import dtype_of
 from multilora.spectral.model_weights import local_model
 
@@ -67,6 +67,8 @@ def merge(
     folder = local_model(base, download=True, patterns=("*.safetensors", "*.index.json", *PATTERNS))
     if folder is None:
         raise AssertionError("a download returns a folder or raises")
+    if check:
+        check_verifiable([open_adapter(adapter) for adapter in adapters])
     report = merge_adapters(folder, adapters, out_dir, options, progress)
     if not check:
         return report, None

@@ -20,6 +20,7 @@ from multilora.checkpoint import WEIGHTS_FILE
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, ModelSection, Recipe
 from multilora.recipe.file import load_recipe
+from multilora.run_recipe import run_recipe
 from multilora.structure import model_folder
 from multilora.training.model import ModelSource, weights_dtype
 
@@ -48,7 +49,8 @@ class Subject:
 
         Args:
             target: a run folder, a folder with an adapter or a model, or a model's id on the hub.
-            recipe: names the tasks, and an adapter's base model; a run folder has one of its own.
+            recipe: names the tasks, and an adapter's base model; a run folder has one of its own, which says for its
+                adapter/ how the base model is quantised.
             base: the base model without the adapter, or before full fine-tuning.
             trust_remote_code: run code that comes with the model, whatever the recipe says.
 
@@ -60,9 +62,12 @@ class Subject:
             return cls._of_run(folder, given, base, trust_remote_code)
         if (folder / CONFIG_FILE).is_file():
             section = given.model if given else ModelSection.model_validate({"path": _base_of(folder)})
+            precision = given
+            if given is None and (own := run_recipe(folder)) is not None and own.model.quantization is not None:
+                section, precision = section.model_copy(update={"quantization": own.model.quantization}), own
             source = _source(section, trust_remote_code)
             place = (folder.resolve().parent, f"{folder.resolve().name}-")
-            return cls(source, None if base else folder, given, given, place)
+            return cls(source, None if base else folder, given, precision, place)
         if base:
             raise InputError(f"--base has no effect: {target!r} is a model, without an adapter to leave out")
         if folder.is_dir() and not (folder / "config.json").is_file():
@@ -97,14 +102,19 @@ class Subject:
         config: Any = AutoConfig.from_pretrained(self.source.location, **self.source.options)
         return getattr(config, "dtype", None) or torch.float32
 
-    def load(self) -> tuple[Any, Any]:
+    def load(self, dequantized: bool = False) -> tuple[Any, Any]:
         """The model in eval mode on the GPU, if there is one, and its tokenizer.
+
+        Args:
+            dequantized: weights in 4 or 8 bits as the numbers that they stand for, into which an adapter can be merged.
 
         Raises:
             InputError: a part cannot be read, or the adapter does not fit the model.
         """
         tokenizer = self.source.tokenizer()
         model = self.source.model(self.dtype)
+        if dequantized and getattr(model, "is_quantized", False):
+            model = model.dequantize(dtype=self.dtype)
         if self.adapter is not None:
             model = _with_adapter(model, self.adapter, self.source.location)
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer

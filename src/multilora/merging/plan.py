@@ -16,6 +16,7 @@ from multilora.adapter_config import CONFIG_FILE
 from multilora.checkpoint import WEIGHTS_FILE, AdapterFile, open_adapter
 from multilora.errors import InputError
 from multilora.merging.changes import Addend, Changes, find_changes
+from multilora.merging.notes import check_base_names, notes_of
 from multilora.merging.report import MergeOptions
 from multilora.safetensors_reader import StoredTensor, read_header
 from multilora.safetensors_writer import DTYPE_CODES, dtype_of, header_bytes
@@ -137,12 +138,17 @@ def plan_merge(base: Path, adapters: Sequence[Path], options: MergeOptions) -> M
             f"the base model {str(base)!r} is quantised (quantization_config in its config.json), and ΔW cannot be "
             "added to packed weights; name the model that it was quantised from"
         )
-    _check_base_names([adapter for adapter, _ in opened], options.ignore_base_names)
+    check_base_names([adapter for adapter, _ in opened], options.ignore_base_names)
     tensors: dict[str, StoredTensor] = {}
     headers: dict[Path, tuple[list[str], Mapping[str, str]]] = {}
     texts: list[bytes] = []
     for file in weights.files:
         stored, metadata, text = read_header(file)
+        if unlisted := sorted(stored.keys() - weights.places.keys()):
+            raise InputError(
+                f"{file} holds {len(unlisted)} tensors that the model's index does not list, such as {unlisted[0]!r}; "
+                "fetch the model's files again"
+            )
         names = [name for name in stored if weights.places.get(name) == file]
         tensors |= {name: stored[name] for name in names}
         headers[file] = names, metadata
@@ -154,7 +160,7 @@ def plan_merge(base: Path, adapters: Sequence[Path], options: MergeOptions) -> M
     )
     return MergePlan(
         weights, opened, shards, dtype, changes.untied, _digest(base, opened, options, stamps, texts), stamps,
-        _notes(weights, opened, changes),
+        notes_of(weights, opened, changes),
     )  # fmt: skip
 
 
@@ -174,12 +180,6 @@ def check_unchanged(plan: MergePlan) -> None:
                 f"{file} changed while it was being merged, so the result would be of no use; the same command begins "
                 "anew with what is there then"
             )
-
-
-def base_name(adapter: AdapterFile) -> str | None:
-    """The last part of the base model's name as the adapter tells it: it may lie elsewhere on every machine."""
-    named = adapter.adapter_config.raw.get("base_model_name_or_path")
-    return str(named).rstrip("/").rpartition("/")[2] or None if named else None
 
 
 def _shard(
@@ -220,32 +220,6 @@ def _weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
     if strange := [weight for weight in weights if not math.isfinite(weight)]:
         raise InputError(f"weights must be finite numbers; got {strange[0]}")
     return tuple(float(weight) for weight in weights)
-
-
-def _check_base_names(adapters: Sequence[AdapterFile], ignore: bool) -> None:
-    names = {name.lower(): name for adapter in adapters if (name := base_name(adapter))}
-    if len(names) > 1 and not ignore:
-        raise InputError(
-            f"the adapters were trained from different base models ({', '.join(sorted(names.values()))}, as their "
-            f"{CONFIG_FILE} tells), and mean nothing on each other's. If these are one model under different names, "
-            "say so: --ignore-base-names"
-        )
-
-
-def _notes(base: ModelWeights, adapters: Sequence[tuple[AdapterFile, float]], changes: Changes) -> tuple[str, ...]:
-    notes: list[str] = []
-    names = {name for adapter, _ in adapters if (name := base_name(adapter))}
-    own = {base.folder.name, base.folder.resolve().name, str(base.config.get("_name_or_path", "")).rpartition("/")[2]}
-    hub = next((part for part in base.folder.resolve().parts if part.startswith("models--")), "")
-    own.add(hub.rpartition("--")[2])
-    if names and not {name.lower() for name in names} & {name.lower() for name in own}:
-        notes.append(
-            f"the adapter was trained from {', '.join(map(repr, sorted(names)))}, and is merged into "
-            f"{base.folder.name!r}; they should be the same model"
-        )
-    if changes.untied:
-        notes.append("the embeddings and the output layer differ now: both are written, tie_word_embeddings is false")
-    return tuple(notes)
 
 
 # Inputs -----------------------------------------------------------------------------------------------------------

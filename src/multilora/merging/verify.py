@@ -60,12 +60,7 @@ def verify(
     Raises:
         InputError: PEFT or transformers cannot load one of them.
     """
-    methods = {adapter.adapter_config.method for adapter, _ in adapters}
-    if len(methods) > 1:
-        raise InputError(
-            "--verify needs all adapters in one PEFT model, which takes either MultiLoRA or LoRA adapters; convert "
-            "one kind into the other first (multilora export)"
-        )
+    check_verifiable([adapter for adapter, _ in adapters])
     generator = torch.Generator().manual_seed(seed)
     model = _load(base)
     tokens = torch.randint(model.get_input_embeddings().num_embeddings, (_ROWS, _LENGTH), generator=generator)
@@ -84,6 +79,19 @@ def verify(
         positions=_ROWS * _LENGTH,
         tolerance=tolerance,
     )
+
+
+def check_verifiable(adapters: Sequence[AdapterFile]) -> None:
+    """One PEFT model can hold the adapters.
+
+    Raises:
+        InputError: some are of MultiLoRA and some of LoRA.
+    """
+    if len({adapter.adapter_config.method for adapter in adapters}) > 1:
+        raise InputError(
+            "--verify needs all adapters in one PEFT model, which takes either MultiLoRA or LoRA adapters; convert "
+            "one kind into the other first (multilora export), or leave --verify out"
+        )
 
 
 @torch.inference_mode()

@@ -139,7 +139,9 @@ def local_model(
         if not download:
             return None
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"cannot fetch the model {model!r} from the hub: {reason}") from error
+        raise InputError(
+            f"there is no model folder {model!r}, and it cannot be fetched from the hub: {reason}"
+        ) from error
 
 
 def check_same_matrices(what: str, shapes: Mapping[str, tuple[int, int]], base: ModelWeights) -> dict[str, str]:

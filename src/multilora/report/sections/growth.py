@@ -131,7 +131,7 @@ def _per_module(bench: BenchRecord) -> str | None:
     per_module = (points[-1][2] - points[0][2]) / (points[-1][0] - points[0][0])
     return (
         "LoRA and MultiLoRA of one total rank stand side by side. "
-        f"In rows of {length} tokens a module more keeps {mib(per_module)} MiB more, "
+        f"In rows of {length} tokens a module more keeps {whole(per_module / 1024)} KiB more, "
         f"{whole(per_module / at.tokens)} bytes per token."
     )
 
