@@ -73,6 +73,29 @@ def parser(description: str, repeats: int, minutes: float, num_loras: Sequence[i
     return result
 
 
+def shape_parser(description: str, d: int, layers: int, repeats: int) -> argparse.ArgumentParser:
+    """The options of a benchmark of a model's shape that is timed by the wall clock alone."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = result.add_argument
+    add("--quick", action="store_true", help="toy size: shows that it runs; its figures mean nothing")
+    add("--d", type=int, default=d, help="hidden size")
+    add("--layers", type=int, default=layers, help="decoder blocks")
+    add("--num-loras", type=int, default=3, metavar="N", help="LoRA modules per layer")
+    add("--r", type=int, default=32, help="rank of one LoRA module")
+    add("--repeats", type=int, default=repeats, help="timed repeats of each, interleaved where there are several")
+    add("--threads", type=int, default=torch.get_num_threads(), help="threads of torch's CPU operations")
+    add("--clock", choices=["wall"], default="wall", help="only the wall clock")
+    add("--output", type=Path, default=None, help="JSON file; None: a dated name in results/, nothing for --quick")
+    return result
+
+
+def show_targets(console: Console, record: dict[str, Any]) -> None:
+    """A line per target: met, or short of it."""
+    for target in record["targets"]:
+        verdict = "PASS" if target["met"] else "SHORT"
+        console.print(f"{target['figure']:<16} {target['value']:.4g}  target {target['target']:<12} {verdict}")
+
+
 def start_record(benchmark: str, options: argparse.Namespace) -> dict[str, Any]:
     """The JSON's head. Sets the number of threads that the options ask for."""
     if options.clock == "cpu":

@@ -110,31 +110,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     )
     loads = group["load"]
     console.print(f"load average {loads['load_average_before']} before, {loads['load_average_after']} after")
-    for target in record["targets"]:
-        verdict = "PASS" if target["met"] else "SHORT"
-        console.print(f"{target['figure']:<16} {target['value']:.4g}  target {target['target']:<12} {verdict}")
+    common.show_targets(console, record)
     common.finish(console, record, options.output)
     return record
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = common.shape_parser((__doc__ or "").splitlines()[0], d=4096, layers=9, repeats=3)
     add = parser.add_argument
-    add("--quick", action="store_true", help="toy size: shows that it runs; its figures mean nothing")
-    add("--d", type=int, default=4096, help="hidden size")
     add("--hidden", type=int, default=11008, help="size of the MLP")
-    add("--layers", type=int, default=9, help="decoder blocks; 9 make 4.2 GB in bf16")
     add("--vocabulary", type=int, default=32000, help="tokens")
-    add("--num-loras", type=int, default=3, metavar="N", help="LoRA modules per layer")
-    add("--r", type=int, default=32, help="rank of one LoRA module")
-    add("--repeats", type=int, default=3, help="times that each is done, interleaved")
     add("--cold", action="store_true", help="drop the base model from the system's cache before each")
     add("--folder", type=Path, default=None, help="where to write (3 times the checkpoint); None: the system's place")
-    add("--threads", type=int, default=torch.get_num_threads(), help="threads of torch's CPU operations")
-    add("--clock", choices=["wall"], default="wall", help="only the wall clock")
-    add("--output", type=Path, default=None, help="JSON file; None: a dated name in results/, nothing for --quick")
     return parser
 
 

@@ -88,30 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         value = record["groups"][0]["ratios"]["tokens_per_second"]["median"]
         met = value >= TARGET
         record["targets"] = [
-            {"figure": "tokens_per_second", "value": value, "target": f">= {TARGET}", "met": met},
+            {"figure": "speed over LoRA", "value": value, "target": f">= {TARGET}", "met": met},
         ]
-        console.print(f"tokens_per_second over LoRA's {value:.3f}  target >= {TARGET}  {'PASS' if met else 'SHORT'}")
+        common.show_targets(console, record)
     common.finish(console, record, options.output)
     return record
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = common.shape_parser((__doc__ or "").splitlines()[0], d=1024, layers=4, repeats=3)
     add = parser.add_argument
-    add("--quick", action="store_true", help="toy size: shows that it runs; its figures mean nothing")
-    add("--d", type=int, default=1024, help="hidden size; the MLP's is 2.75 times as large")
-    add("--layers", type=int, default=4, help="decoder blocks")
     add("--batch", type=int, default=2, help="packed rows in a batch")
     add("--length", type=int, default=512, help="tokens of a packed row")
     add("--steps", type=int, default=20, help="optimizer steps of one run")
-    add("--num-loras", type=int, default=3, metavar="N", help="LoRA modules per layer")
-    add("--r", type=int, default=32, help="rank of one LoRA module")
-    add("--repeats", type=int, default=3, help="runs of each method, in a drawn order")
-    add("--threads", type=int, default=torch.get_num_threads(), help="threads of torch's CPU operations")
-    add("--clock", choices=["wall"], default="wall", help="only the wall clock")
-    add("--output", type=Path, default=None, help="JSON file; None: a dated name in results/, nothing for --quick")
     return parser
 
 
