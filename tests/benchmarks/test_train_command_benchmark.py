@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import train_command
 
 
+@pytest.mark.slow
 def test_both_methods_are_trained_with_the_same_recipe() -> None:
     record = train_command.main(["--quick", "--threads", "1"])
 
