@@ -14,11 +14,11 @@ from rich.console import Console
 from torch import Tensor
 
 from multilora.bench.machine import machine
+from multilora.bench.record import BUSY
 from multilora.bench.rounds import CLOCKS, LEAST_ROUNDS
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-QUIET = 0.02  # share of the cores' time that others may take while a machine still counts as quiet
 
 
 def check_same_function(outputs: dict[str, Tensor], reference: str, tolerance: float) -> dict[str, float]:
@@ -129,7 +129,7 @@ def finish(console: Console, record: dict[str, Any], output: Path | None) -> Non
     """Say whether the machine was quiet, and write the record and what was printed."""
     others: list[float | None] = [entry["load"]["others_cpu"] for entry in record["groups"]]
     known = [share for share in others if share is not None]
-    record["quiet"] = len(known) == len(others) and max(known) <= QUIET
+    record["quiet"] = len(known) == len(others) and max(known) <= BUSY
     if not record["quiet"] and record["options"]["clock"] == "wall":
         share = f"up to {100 * max(known):.0f} %" if len(known) == len(others) else "an unknown share"
         console.print(

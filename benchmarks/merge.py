@@ -69,10 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         size, largest = _write_base(places[0], options)
         adapter_size = write_adapter(places[1], options)
         with machine.Load() as load:
-            runs, own = _rounds(*places, options)
-        if load.facts["others_cpu"] is not None:  # the processes that merged are no others
-            share = own / (sum(sum(run["seconds"] for run in kind) for kind in runs.values()) * (os.cpu_count() or 1))
-            load.facts["others_cpu"] = round(max(0.0, load.facts["others_cpu"] - share), 4)
+            runs = _rounds(*places, options)
     limit = TARGETS["largest_tensors"] * 4 * largest + TARGETS["bytes_besides"]
     peak = max(run["peak_bytes"] for kind in ("merge", "merge_with_report") for run in runs[kind])
     record["groups"].append(
@@ -125,12 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rounds(
-    base: Path, adapter: Path, out: Path, options: argparse.Namespace
-) -> tuple[dict[str, list[dict[str, Any]]], float]:
-    """Copy, merge, and merge with the error of rounding, one after the other; and the processor seconds they took."""
+def _rounds(base: Path, adapter: Path, out: Path, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Copy, merge, and merge with the error of rounding, one after the other."""
     runs: dict[str, list[dict[str, Any]]] = {"copy": [], "merge": [], "merge_with_report": []}
-    own = 0.0
     for _ in range(options.repeats):
         for kind, found in runs.items():
             if options.cold:
@@ -139,9 +133,8 @@ def _rounds(
                 found.append({"seconds": _copy(base, out)})
             else:
                 found.append(_merge(base, adapter, out, options.threads, kind == "merge_with_report"))
-                own += found[-1]["cpu_seconds"]
             shutil.rmtree(out)
-    return runs, own
+    return runs
 
 
 def _copy(base: Path, out: Path) -> float:

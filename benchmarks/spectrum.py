@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -82,12 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         pair = _pair(options)
     record["groups"].append({"name": "pair", **pair, "load": load.facts})
     with machine.Load() as load:
-        began, before = time.perf_counter(), _children_seconds()
         adapter = _adapter(options)
-        wall, own = time.perf_counter() - began, _children_seconds() - before
-    if load.facts["others_cpu"] is not None:  # the process that analysed is no other
-        share = load.facts["others_cpu"] - own / (wall * (os.cpu_count() or 1))
-        load.facts["others_cpu"] = round(max(0.0, share), 4)
     record["groups"].append({"name": "adapter", **adapter, "load": load.facts})
     record["targets"] = [] if options.quick else _targets(pair, adapter)
 
@@ -111,12 +104,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--hidden", type=int, default=11008, help="size of the MLP")
     add("--dense-repeats", type=int, default=3, help="timed dense decompositions")
     return parser
-
-
-def _children_seconds() -> float:
-    """Processor time of the processes that this one started and waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _random_pair(d_out: int, d_in: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

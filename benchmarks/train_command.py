@@ -58,18 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for name, method in methods.items():
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(_recipe(folder, method, options)))
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
-        order, drawn, own = list(methods), random.Random(0), 0.0
+        order, drawn = list(methods), random.Random(0)
         with machine.Load() as load:
             for _ in range(options.repeats):
                 drawn.shuffle(order)
                 for name in order:
                     runs[name].append(_train(folder, name, options.threads))
-                    own += runs[name][-1]["cpu_seconds"]
-        if load.facts["others_cpu"] is not None:  # the processes that trained are no others
-            whole = sum(run["whole_seconds"] for found in runs.values() for run in found)
-            load.facts["others_cpu"] = round(
-                max(0.0, load.facts["others_cpu"] - own / (whole * (os.cpu_count() or 1))), 4
-            )
     ratios = {
         figure: [m[figure] / r[figure] for m, r in zip(runs[MULTILORA], runs[LORA], strict=True)]
         for figure in ("tokens_per_second", "settled_tokens_per_second")
@@ -156,9 +150,9 @@ def _train(folder: Path, name: str, threads: int) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    before, began = os.times(), time.perf_counter()
+    began = time.perf_counter()
     subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    seconds, after = time.perf_counter() - began, os.times()
+    seconds = time.perf_counter() - began
     run = folder / "run"
     results = json.loads((run / "results.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -170,7 +164,6 @@ def _train(folder: Path, name: str, threads: int) -> dict[str, Any]:
         "trainable_parameters": results["parameters"]["trainable"],
         "peak_memory_bytes": results["peak_memory_bytes"],
         "whole_seconds": seconds,
-        "cpu_seconds": (after.children_user - before.children_user) + (after.children_system - before.children_system),
     }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from multilora.errors import InputError
 
@@ -62,15 +62,26 @@ def output_place(target: Path, *, overwrite: bool, replaceable: Collection[str])
     place = target.resolve()  # a link to a folder keeps being one
     restore_replaced(place)
     check_output(target, overwrite, replaceable)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(place.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise InputError(
-            f"cannot create the output folder {str(target)!r}: {error.strerror}; name one that can be written"
-        ) from error
+    make_writable(place.parent, f"cannot create the output folder {str(target)!r}")
     return place
+
+
+def make_writable(folder: Path, fault: str) -> None:
+    """Create a folder, if there is none, and see that a file can be made in it: before hours of work, not after.
+
+    Args:
+        folder: the folder.
+        fault: what cannot be done without it, as the message begins.
+
+    Raises:
+        InputError: it cannot be created or written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{fault}: {error.strerror}; name a place that can be written") from error
 
 
 def aside_of(final: Path) -> Path:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from miniature import make_recipe
 from multilora.training.metrics import read_metrics
 from places import ROOT
 
@@ -89,10 +90,25 @@ def settings(folder: Path, name: str, processes: int, overrides: Sequence[str]) 
     return [f"training.batch_size={4 // processes}", f"training.output={place}", *overrides]
 
 
-def run_jobs(folder: Path, jobs: Sequence[dict[str, Any]]) -> Runs:
-    """What two processes make of the jobs (see jobs_in_processes.py)."""
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    process = torchrun(str(ROOT / "tests/end_to_end/jobs_in_processes.py"), "jobs.json", folder=folder)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return Runs(folder)
+class Jobs:
+    """What two processes are to do, one job after the other (see jobs_in_processes.py)."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "general.txt").write_text("one two three and so on, " * 9)
+        self._folder = folder
+        self._jobs: list[dict[str, Any]] = []
+
+    def recipe(self, name: str, method: dict[str, Any]) -> Path:
+        path = make_recipe(self._folder, method, log_every=1, learning_rate=0.005)
+        return path.rename(self._folder / f"{name}.yaml")
+
+    def add(self, recipe: Path, name: str, overrides: Sequence[str], **more: Any) -> None:
+        given = settings(self._folder, name, 2, overrides)
+        self._jobs.append({"recipe": str(recipe), "name": name, "set": given, **more})
+
+    def run(self) -> Runs:
+        (self._folder / "jobs.json").write_text(json.dumps(self._jobs))
+        process = torchrun(str(ROOT / "tests/end_to_end/jobs_in_processes.py"), "jobs.json", folder=self._folder)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return Runs(self._folder)

@@ -7,14 +7,13 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from in_processes import Runs, assert_close, assert_equal, files_of, multilora, run_jobs, settings
+from in_processes import Jobs, Runs, assert_close, assert_equal, files_of, multilora, settings
 
 from miniature import make_recipe, undo
 from multilora import InputError
@@ -39,16 +38,8 @@ ALIKE: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "general.txt").write_text("one two three and so on, " * 9)
-    jobs: list[dict[str, Any]] = []
-
-    def recipe(name: str, method: dict[str, Any]) -> Path:
-        path = make_recipe(folder, method, log_every=1, learning_rate=0.005)
-        return path.rename(folder / f"{name}.yaml")
-
-    def job(path: Path, name: str, overrides: Sequence[str], **more: Any) -> None:
-        jobs.append({"recipe": str(path), "name": name, "set": settings(folder, name, 2, overrides), **more})
-
+    jobs = Jobs(folder)
+    recipe, job = jobs.recipe, jobs.add
     for name, (method, given) in ALIKE.items():
         overrides = [text.replace("general.txt", str(folder / "general.txt")) for text in given]
         path = recipe(name, method)
@@ -80,7 +71,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     job(dropout, "taken", [f"training.output={folder / 'two' / 'padded'}"])
     job(dropout, "nan", ["training.learning_rate=1e30", "training.warmup=0", "training.save_every=1"])
 
-    return run_jobs(folder, jobs)
+    return jobs.run()
 
 
 # The same as one process -------------------------------------------------------------------------------------------

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from in_processes import Runs, assert_close, assert_equal, files_of, outcome, run_jobs, settings
+from in_processes import Jobs, Runs, assert_close, assert_equal, files_of, outcome, settings
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from miniature import make_model, make_recipe, undo
+from miniature import make_model, undo
 from multilora.recipe.file import load_recipe
 from multilora.training.metrics import read_metrics
 from multilora.training.run import train
@@ -60,17 +59,9 @@ SHARDS: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("sharded")
-    (folder / "general.txt").write_text("one two three and so on, " * 9)
     make_model(folder / "tied", tie_word_embeddings=True)
-    jobs: list[dict[str, Any]] = []
-
-    def recipe(name: str, method: dict[str, Any]) -> Path:
-        path = make_recipe(folder, method, log_every=1, learning_rate=0.005)
-        return path.rename(folder / f"{name}.yaml")
-
-    def job(path: Path, name: str, overrides: Sequence[str], **more: Any) -> None:
-        jobs.append({"recipe": str(path), "name": name, "set": settings(folder, name, 2, overrides), **more})
-
+    jobs = Jobs(folder)
+    recipe, job = jobs.recipe, jobs.add
     for name, (method, given) in ALIKE.items():
         overrides = [
             text.replace("general.txt", str(folder / "general.txt")).replace("=tied", f"={folder / 'tied'}")
@@ -95,7 +86,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     job(dropout, "streamed in bf16", [*streamed, *SHARDED])
     job(dropout, "streamed in bf16, data parallel", streamed)
     job(dropout, "for four", ["hardware.sharding=full", "hardware.devices=4"])
-    return run_jobs(folder, jobs)
+    return jobs.run()
 
 
 # The same as one process -------------------------------------------------------------------------------------------

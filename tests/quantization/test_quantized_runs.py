@@ -20,13 +20,14 @@ from trl import SFTConfig, SFTTrainer
 from typer.testing import CliRunner
 
 from miniature import make_model, make_recipe
-from multilora import export_lora
+from multilora import InputError, export_lora
 from multilora.evaluation.subject import Subject
 from multilora.merging.merge import merge_adapters
 from multilora.packed import packed_bits, packed_tensors
 from multilora.quantization import trained_in_fp32
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
+from multilora.run_recipe import run_recipe, trained_bits
 from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
 from multilora_cli.main import app
@@ -222,7 +223,19 @@ def test_the_adapter_alone_is_evaluated_on_the_quantised_base_too(once: dict[str
 
 
 def test_merging_it_into_the_unquantised_base_is_told(once: dict[str, RunResult], room: Path, tmp_path: Path) -> None:
-    report = merge_adapters(room / "model", [once["4"].weights], tmp_path / "merged")
-    assert any("was trained on its base model in 4 bits" in note for note in report.notes)
+    checkpoint = next((once["4"].folder / "checkpoints").iterdir())
+    for number, adapter in enumerate((once["4"].weights, checkpoint)):
+        report = merge_adapters(room / "model", [adapter], tmp_path / f"merged{number}")
+        assert any("was trained on its base model in 4 bits" in note for note in report.notes)
     done = CliRunner().invoke(app, ["export", str(once["4"].weights), str(tmp_path / "exported")])
     assert "was trained on its base model in 4 bits" in done.output
+
+
+def test_somebody_elses_recipe_beside_an_adapter_says_nothing(once: dict[str, RunResult], tmp_path: Path) -> None:
+    adapter = shutil.copytree(once["4"].weights, tmp_path / "adapter")
+    (tmp_path / "recipe.yaml").write_text("flour: 500 g\n")
+    assert run_recipe(adapter) is None
+    (tmp_path / "data.json").write_text("{}")
+    assert trained_bits(adapter) is None
+    with pytest.raises(InputError, match=r"recipe\.yaml"):
+        run_recipe(adapter)

@@ -34,22 +34,28 @@ class Load:
     """How busy others kept the machine inside a `with` block, into `facts`.
 
     `others_cpu`: share of all cores' time that other processes (or the host) took; None where /proc/stat is missing.
+    What this process starts is no other, once it has ended and was waited for.
     """
 
     facts: dict[str, Any]
 
     def __enter__(self) -> Load:
         self.facts = {"load_average_before": load_average()}
-        self._wall, self._own, self._busy = time.perf_counter(), time.process_time(), _busy_seconds()
+        self._wall, self._own, self._busy = time.perf_counter(), _own_seconds(), _busy_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
-        wall, own = time.perf_counter() - self._wall, time.process_time() - self._own
+        wall, own = time.perf_counter() - self._wall, _own_seconds() - self._own
         busy = _busy_seconds()
         others = None
         if busy is not None and self._busy is not None:
             others = round(max(0.0, busy - self._busy - own) / (wall * (os.cpu_count() or 1)), 4)
         self.facts |= {"load_average_after": load_average(), "others_cpu": others}
+
+
+def _own_seconds() -> float:
+    of_children = os.times()
+    return time.process_time() + of_children.children_user + of_children.children_system
 
 
 def _busy_seconds() -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from multilora.bench.record import FORMAT, RESULTS, BenchRecord
 from multilora.bench.subjects import FROZEN, Subject, base_model, build, unique_bytes
 from multilora.comparison.methods import NamedMethod, named_method
 from multilora.errors import InputError
-from multilora.folders import is_empty, write_text
+from multilora.folders import is_empty, make_writable, write_text
 from multilora.recipe import LoraMethod, ModelSection, MultiLoraMethod
 from multilora.report.page import REPORT_FILE, report_on
 from multilora.report.static import write_figures
@@ -88,7 +87,7 @@ def bench(options: BenchOptions, note: Callable[[str], None]) -> dict[str, Any]:
         base = base_model(config, options.bf16, device)
         _check_lengths(config, options.lengths)
         if options.out is not None:
-            _make(options.out)
+            make_writable(options.out, f"--out: cannot write into {str(options.out)!r}")
         note(f"{sum(p.numel() for p in base.parameters()):,} parameters with random weights on {device}")
         for length in options.lengths:
             lengths[str(length)] = _at(length, methods, reference, base, device, options, faults, note)
@@ -249,16 +248,6 @@ def _check(options: BenchOptions) -> None:
             raise InputError(f"--out: {str(options.out)!r} is a file; choose a folder")
         if not is_empty(options.out) and not (options.out / RESULTS).is_file():
             raise InputError(f"--out: {str(options.out)!r} is not empty and holds no bench; choose another folder")
-
-
-def _make(out: Path) -> None:
-    """Before minutes of measuring, not after."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: cannot create {str(out)!r}: {error.strerror}") from error
-    if not os.access(out, os.W_OK):
-        raise InputError(f"--out: cannot write into {str(out)!r}; choose another folder")
 
 
 def _check_lengths(config: Any, lengths: Sequence[int]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +17,7 @@ from multilora.data.tasks.rows import UnusableRowError, json_lines, near_file
 from multilora.errors import InputError
 from multilora.evaluation.long_prompts import context_length
 from multilora.evaluation.subject import Subject
-from multilora.folders import write_text
+from multilora.folders import make_writable, write_text
 from multilora.training.progress import quiet_libraries
 
 
@@ -105,6 +104,14 @@ class _Speaker:
         return self.model.disable_adapter() if self.without_adapter else nullcontext()
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A prompt as a speaker's model reads it, and how many tokens its context has room for behind it."""
+
+    ids: list[int]
+    room: int
+
+
 def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
     """The prompts of a command: those given, then those of a file.
 
@@ -154,14 +161,12 @@ def generate(
     answers: list[Generated] = []
     with quiet_libraries(), torch.no_grad():
         speakers = [one for t, s in zip(targets, subjects, strict=True) for one in _speakers(t, s, options, display)]
-        for speaker in speakers:  # before anyone has answered
-            for prompt in prompts:
-                _encoded_with_room(speaker, prompt, options)
-        for number, prompt in enumerate(prompts, start=1):
+        questions = [[_question(speaker, prompt, options) for speaker in speakers] for prompt in prompts]
+        for number, (prompt, asked) in enumerate(zip(prompts, questions, strict=True), start=1):
             display.prompt(number, len(prompts), prompt)
-            for speaker in speakers:
+            for speaker, question in zip(speakers, asked, strict=True):
                 display.model(speaker.name)
-                answers.append(_answer(speaker, prompt, options, display.piece))
+                answers.append(_answer(speaker, prompt, question, options, display.piece))
                 display.end(answers[-1])
     if options.out is not None:
         lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
@@ -182,19 +187,9 @@ def _check(options: GenerateOptions) -> None:
 
 def _check_out(out: Path) -> None:
     """Before models are loaded: answers that cannot be written are lost."""
-    reason = None
     if out.is_dir():
-        reason = "it is a folder"
-    elif not out.parent.is_dir():
-        reason = f"there is no folder {str(out.parent)!r}"
-    else:
-        try:
-            with TemporaryFile(dir=out.parent):
-                pass
-        except OSError as error:
-            reason = error.strerror
-    if reason is not None:
-        raise InputError(f"--out: cannot write {str(out)!r}: {reason}; name a file in a folder that can be written")
+        raise InputError(f"--out: cannot write {str(out)!r}: it is a folder; name a file in it")
+    make_writable(out.parent, f"--out: cannot write {str(out)!r}")
 
 
 def _speakers(
@@ -211,8 +206,10 @@ def _speakers(
         yield _Speaker(f"{target} (merged)", another.merge_and_unload().eval(), tokenizer)
 
 
-def _answer(speaker: _Speaker, prompt: str, options: GenerateOptions, piece: Callable[[str], None]) -> Generated:
-    ids, room = _encoded_with_room(speaker, prompt, options)
+def _answer(
+    speaker: _Speaker, prompt: str, question: _Question, options: GenerateOptions, piece: Callable[[str], None]
+) -> Generated:
+    ids = question.ids
     tokens = torch.tensor([ids], device=speaker.model.device)
     sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -221,7 +218,7 @@ def _answer(speaker: _Speaker, prompt: str, options: GenerateOptions, piece: Cal
         made = speaker.model.generate(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
-            max_new_tokens=min(options.max_new_tokens, room),
+            max_new_tokens=min(options.max_new_tokens, question.room),
             streamer=_Pieces(speaker.tokenizer, piece),
             pad_token_id=speaker.tokenizer.pad_token_id or speaker.tokenizer.eos_token_id,
             **(sampling if options.temperature else greedy),
@@ -233,13 +230,12 @@ def _answer(speaker: _Speaker, prompt: str, options: GenerateOptions, piece: Cal
     return Generated(prompt, speaker.name, text, len(new), ended)
 
 
-def _encoded_with_room(speaker: _Speaker, prompt: str, options: GenerateOptions) -> tuple[list[int], int]:
-    """The prompt's tokens, and how many the model's context has room for behind them."""
+def _question(speaker: _Speaker, prompt: str, options: GenerateOptions) -> _Question:
     ids = _encoded(speaker.tokenizer, prompt, options.chat)
     room = context_length(speaker.model.config, speaker.tokenizer, None) - len(ids)
     if room < 1:
         raise InputError(f"{speaker.name}: a prompt of {len(ids):,} tokens fills the model's context; shorten it")
-    return ids, room
+    return _Question(ids, room)
 
 
 def _encoded(tokenizer: Any, prompt: str, chat: bool) -> list[int]:

@@ -14,15 +14,19 @@ from multilora.run_recipe import trained_bits
 from multilora.spectral.model_weights import ModelWeights
 
 
-def base_name(adapter: AdapterFile) -> str | None:
+def _base_name(adapter: AdapterFile) -> str | None:
     """The last part of the base model's name as the adapter tells it: it may lie elsewhere on every machine."""
     named = _named(adapter)
     return str(named).rstrip("/").rpartition("/")[2] or None if named else None
 
 
 def check_base_names(adapters: Sequence[AdapterFile], ignore: bool) -> None:
-    """Raises InputError where the adapters name different base models, and that is not ignored."""
-    names = {name.lower(): name for adapter in adapters if (name := base_name(adapter))}
+    """The adapters name one base model.
+
+    Raises:
+        InputError: they name several, and that is not ignored.
+    """
+    names = {name.lower(): name for adapter in adapters if (name := _base_name(adapter))}
     if len(names) > 1 and not ignore:
         raise InputError(
             f"the adapters were trained from different base models ({', '.join(sorted(names.values()))}, as their "
@@ -34,7 +38,7 @@ def check_base_names(adapters: Sequence[AdapterFile], ignore: bool) -> None:
 def notes_of(base: ModelWeights, adapters: Sequence[tuple[AdapterFile, float]], changes: Changes) -> tuple[str, ...]:
     """What a user should know of the inputs before trusting the result; nothing here stops a merge."""
     notes: list[str] = []
-    names = {name for adapter, _ in adapters if (name := base_name(adapter))}
+    names = {name for adapter, _ in adapters if (name := _base_name(adapter))}
     own = {base.folder.name, base.folder.resolve().name, str(base.config.get("_name_or_path", "")).rpartition("/")[2]}
     hub = next((part for part in base.folder.resolve().parts if part.startswith("models--")), "")
     own.add(hub.rpartition("--")[2])

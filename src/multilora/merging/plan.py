@@ -146,8 +146,8 @@ def plan_merge(base: Path, adapters: Sequence[Path], options: MergeOptions) -> M
         stored, metadata, text = read_header(file)
         if unlisted := sorted(stored.keys() - weights.places.keys()):
             raise InputError(
-                f"{file} holds {len(unlisted)} tensors that the model's index does not list, such as {unlisted[0]!r}; "
-                "fetch the model's files again"
+                f"{file} holds {unlisted[0]!r}{f' and {len(unlisted) - 1} more' if unlisted[1:] else ''}, which the "
+                "model's index does not list; fetch the model's files again"
             )
         names = [name for name in stored if weights.places.get(name) == file]
         tensors |= {name: stored[name] for name in names}
