@@ -23,7 +23,7 @@ from benchmarks.gpu_options import parsed
 from benchmarks.rates import Shape, device_facts, launch_seconds, matmul_rate, necessary
 from multilora.bench import machine, rounds
 from multilora.bench.subjects import Subject, base_model
-from multilora.training.progress import quiet_libraries
+from multilora.terminal import quiet_libraries
 
 METHODS = (methods.BASE, methods.LORA, methods.LORAS, methods.VECTOR)
 TOLERANCE = 1e-1  # as in `training`: bf16

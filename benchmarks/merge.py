@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks import common
 from benchmarks.spectrum import PROJECTIONS, write_adapter
 from multilora.bench import machine, rounds
-from multilora.safetensors_writer import header_bytes
+from multilora.storage.safetensors import header_bytes
 
 # What is asked for: bytes of output per second at least, with fsync and without measuring the error of rounding; peak
 # memory at most, in fp32 sizes of the largest tensor and bytes besides.

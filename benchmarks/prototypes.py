@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multilora.functional import multilora_linear, scaled_lora_B
+from multilora.tuner.functional import multilora_linear, scaled_lora_B
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import common
+from multilora.adapter.svd import pair_svd
 from multilora.bench import machine, rounds
-from multilora.config import MultiLoraConfig
-from multilora.functional import delta_weight
-from multilora.safetensors_writer import write_safetensors
-from multilora.spectral.svd import pair_svd
+from multilora.storage.safetensors import write_safetensors
+from multilora.tuner.config import MultiLoraConfig
+from multilora.tuner.functional import delta_weight
 
 PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 # What is asked for: seconds and bytes at most, times faster at least, difference of values relative to σ_1.

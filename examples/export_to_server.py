@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from multilora import MultiLoraConfig, export_lora
-from multilora.commands.export import server_lines
+from multilora.adapter.export.describe import server_lines
 
 
 def make_adapter(folder: Path) -> Path:

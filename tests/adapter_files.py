@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from multilora import MultiLoraConfig
-from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import WEIGHTS_FILE
+from multilora.adapter.config import CONFIG_FILE
+from multilora.adapter.file import WEIGHTS_FILE
 
 TOLERANCE = 1e-5  # relative to max |logit|
 

@@ -41,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take seconds: one test has them drawn."""
     if "with_figures" not in request.fixturenames:
-        monkeypatch.setattr("multilora.commands.analyze.write_figures", lambda folder, data, bench: [])
+        monkeypatch.setattr("multilora.report.analyze.write_figures", lambda folder, data, bench: [])
 
 
 @pytest.fixture

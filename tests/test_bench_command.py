@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from multilora import InputError
 from multilora.bench.record import read_bench
-from multilora.commands.bench import TOY, BenchOptions, bench
+from multilora.bench.run import TOY, BenchOptions, bench
 from multilora_cli.main import app
 
 BLOCKS, WIDTH, MLP = TOY["num_hidden_layers"], TOY["hidden_size"], TOY["intermediate_size"]

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adapter_files import Spy, change_config, change_tensors, load, lora_config, save_adapter
-from multilora import InputError, MultiLoraConfig, checkpoint
-from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import WEIGHTS_FILE, AdapterFile, natural_order, open_adapter
-from multilora.functional import delta_weight
+from multilora import InputError, MultiLoraConfig
+from multilora.adapter import file as checkpoint
+from multilora.adapter.config import CONFIG_FILE
+from multilora.adapter.file import WEIGHTS_FILE, AdapterFile, open_adapter
+from multilora.storage.safetensors import natural_order
+from multilora.tuner.functional import delta_weight
 
 Make = Callable[..., PreTrainedModel]
 PATTERNS = {"rank_pattern": {"q_proj": 2, "c_attn": 3, r"layers\.1\.mlp\..*": 5}, "alpha_pattern": {"v_proj": 5}}

@@ -30,11 +30,13 @@ from adapter_files import (
     save_adapter,
     tokens,
 )
-from multilora import InputError, MultiLoraConfig, checkpoint, export_lora, exporting, from_lora
-from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import WEIGHTS_FILE, open_adapter
-from multilora.functional import delta_weight
-from multilora.layer import MultiLoraLinear
+from multilora import InputError, MultiLoraConfig, export_lora, from_lora
+from multilora.adapter import file as checkpoint
+from multilora.adapter.config import CONFIG_FILE
+from multilora.adapter.export import common as exporting
+from multilora.adapter.file import WEIGHTS_FILE, open_adapter
+from multilora.tuner.functional import delta_weight
+from multilora.tuner.layer import MultiLoraLinear
 
 Make = Callable[..., PreTrainedModel]
 PATTERNS = {

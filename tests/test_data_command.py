@@ -16,11 +16,11 @@ from transformers import AutoTokenizer
 
 from data.tasks.formats import JSON_LINES, write_lines
 from miniature import make_recipe
-from multilora.commands.preview import Preview, preview_recipe
 from multilora.data.prepare import EncodedMixture, encode_mixture, open_tasks
 from multilora.errors import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.batches import Collator, MixtureSampler, PackedCollator, PackedRows, PackedSampler, as_dataset
+from multilora.training.preview import Preview, preview_recipe
 from multilora_cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -188,7 +188,7 @@ def test_what_is_too_long_is_counted(recipe: Path, handling: str) -> None:
 def test_of_a_stream_the_first_rows_are_read(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = preview_recipe(recipe, ["mixture.streaming=true"])
     assert whole.tasks == preview_recipe(recipe).tasks
-    monkeypatch.setattr("multilora.commands.preview._ROWS_OF_STREAM", 35)
+    monkeypatch.setattr("multilora.training.preview._ROWS_OF_STREAM", 35)
     cut = preview_recipe(recipe, ["mixture.streaming=true"])
     assert cut.notes[1:] == ["a: it streams; the figures are of its first 35 rows"]
     assert cut.notes[:1] == whole.notes

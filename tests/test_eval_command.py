@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from data.tasks.formats import made_up, write_lines
 from miniature import make_model
-from multilora.data.tasks.registry import BuiltIn
+from multilora.tasks.registry import BuiltIn
 from multilora_cli import main
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from multilora.folders import replace_folder, replaced_name, restore_replaced, write_text, written_aside
+from multilora.storage.folders import replace_folder, replaced_name, restore_replaced, write_text, written_aside
 
 
 def folder(path: Path, content: str) -> Path:

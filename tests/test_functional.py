@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from multilora.functional import delta_weight, multilora_linear, multilora_low_rank, scaled_lora_B
+from multilora.tuner.functional import delta_weight, multilora_linear, multilora_low_rank, scaled_lora_B
 
 KINDS = ("none", "scalar", "vector")
 

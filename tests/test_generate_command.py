@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from miniature import make_recipe
 from multilora import InputError
-from multilora.commands.generate import Generated, GenerateOptions, generate, read_prompts
+from multilora.evaluation.generate import Generated, GenerateOptions, generate, read_prompts
 from multilora.recipe.file import load_recipe
 from multilora.training.progress import Silent
 from multilora.training.run import train

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from multilora.initialization import initialize
+from multilora.tuner.initialization import initialize
 
 N, R, D_IN, D_OUT = 3, 32, 512, 256
 

@@ -17,12 +17,13 @@ import torch
 
 from adapter_files import lora_config
 from merging.merging_cases import assert_no_model, contents, multilora, save_adapter_of, save_llama, tensors
-from multilora.checkpoint import open_adapter
-from multilora.commands.merge import rounding_by_kind, weights_of
+from multilora.adapter.file import open_adapter
 from multilora.errors import InputError
-from multilora.folders import aside_of
 from multilora.merging.merge import merge_adapters
-from multilora.merging.report import MergeOptions, TensorRounding
+from multilora.merging.merge_and_verify import rounding_by_kind, weights_of
+from multilora.merging.report import MergeOptions
+from multilora.storage.folders import aside_of
+from multilora.storage.rounding import TensorRounding
 from multilora_cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -112,7 +113,7 @@ def test_a_wrong_result_does_not_verify(
 ) -> None:
     """Adapted by another adapter than the one that was merged."""
     other = open_adapter(lora)
-    monkeypatch.setattr("multilora.commands.merge.open_adapter", lambda _: other)
+    monkeypatch.setattr("multilora.merging.merge_and_verify.open_adapter", lambda _: other)
     code, printed, _ = run("merge", base, adapter, tmp_path / "out", "--verify")
     assert code == 1
     assert "not the same: logits differ" in printed

@@ -13,7 +13,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from peft.utils import PeftType
 
 from multilora import MultiLoraConfig, MultiLoraModel
-from multilora.registration import add_peft_type, register
+from multilora.tuner.registration import add_peft_type, register
 
 
 def test_member_behaves_like_any_other() -> None:

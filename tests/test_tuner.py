@@ -16,8 +16,8 @@ from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from multilora import InputError, MultiLoraConfig
-from multilora.layer import MultiLoraLinear
-from multilora.tuner import linear_layer_names
+from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.model import linear_layer_names
 
 Make = Callable[..., PreTrainedModel]
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]

@@ -2,12 +2,13 @@
 
 from importlib.metadata import version
 
-from multilora import _quiet  # noqa: F401 # pyright: ignore[reportUnusedImport] - first: the rest imports PEFT
-from multilora.config import MultiLoraConfig
-from multilora.convert import export_lora, from_lora
+from multilora.adapter.export.peft import export_lora
+from multilora.adapter.from_lora import from_lora
 from multilora.errors import InputError
-from multilora.registration import register
-from multilora.tuner import MultiLoraModel
+from multilora.tuner import quiet as _quiet  # noqa: F401 # pyright: ignore[reportUnusedImport] - first: the rest imports PEFT
+from multilora.tuner.config import MultiLoraConfig
+from multilora.tuner.model import MultiLoraModel
+from multilora.tuner.registration import register
 
 __version__ = version("multilora")
 

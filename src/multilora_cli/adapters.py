@@ -42,10 +42,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an adapter that OUT holds.")] = False,
 ) -> None:
     """Write an adapter as a plain LoRA (or for MLX) that PEFT, vLLM, SGLang and llama.cpp load without multilora."""
-    from multilora.convert import export_lora
+    from multilora.adapter.export.mlx import export_mlx
+    from multilora.adapter.export.peft import export_lora
     from multilora.errors import InputError
-    from multilora.mlx_format import export_mlx
-    from multilora.run_recipe import trained_bits
+    from multilora.runs.recipe import trained_bits
     from multilora_cli.show import show_export
 
     if form is Format.MLX:
@@ -85,8 +85,8 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a merged model that OUT holds.")] = False,
 ) -> None:
     """Add adapters to a base model's weights, file by file. Goes on where it was interrupted."""
-    from multilora.commands.merge import merge as merge_models
-    from multilora.commands.merge import weights_of
+    from multilora.merging.merge_and_verify import merge as merge_models
+    from multilora.merging.merge_and_verify import weights_of
     from multilora.merging.report import MergeOptions
     from multilora_cli.show_merge import MergeBar, show_merge
 
@@ -113,7 +113,7 @@ def targets(
     every: Annotated[bool, typer.Option("--all", help="Print the full name of every layer instead.")] = False,
 ) -> None:
     """List the linear layers of a model, as target_modules can name them. Loads no weights."""
-    from multilora.commands.targets import list_targets
+    from multilora.base.targets import list_targets
     from multilora_cli.show import show_targets
 
     show_targets(list_targets(model), every)

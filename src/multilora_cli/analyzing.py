@@ -54,8 +54,8 @@ def analyze(
     ] = None,
 ) -> None:
     """Look at what training changed: spectra, subspaces, modules, mechanism. Goes on where it was interrupted."""
-    from multilora.commands.analyze import AnalyzeOptions
-    from multilora.commands.analyze import analyze as analyze_runs
+    from multilora.report.analyze import AnalyzeOptions
+    from multilora.report.analyze import analyze as analyze_runs
     from multilora_cli.show_analysis import BarProgress, show_analysis
 
     options = AnalyzeOptions(base, reference, top, exact, precision.value, mechanism, intruders, bench)

@@ -36,8 +36,8 @@ def bench(
     """Measure what methods cost on this machine: speed, and memory by kind, by modules and by length."""
     from rich.console import Console
 
-    from multilora.commands.bench import BenchOptions
-    from multilora.commands.bench import bench as measure
+    from multilora.bench.run import BenchOptions
+    from multilora.bench.run import bench as measure
     from multilora_cli.show_bench import show_bench
     from multilora_cli.training import listed
 

@@ -20,7 +20,7 @@ def check(
     """Find evaluation rows that occur in training. Exit code 1 if there are any, 2 if a split could not be read."""
     import json
 
-    from multilora.commands.data import check_facts, check_recipe
+    from multilora.training.check import check_facts, check_recipe
     from multilora_cli.show_data import show_check
 
     report = check_recipe(recipe, overrides or [])
@@ -47,7 +47,7 @@ def preview(
 
     from rich.console import Console
 
-    from multilora.commands.preview import preview_recipe
+    from multilora.training.preview import preview_recipe
     from multilora_cli.show_data import show_preview
 
     with Console(stderr=True).status("reading and encoding the tasks"):

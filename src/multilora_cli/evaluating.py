@@ -67,7 +67,7 @@ def evaluate(
     """Score a run, an adapter or a model on tasks, with standard errors and intervals."""
     from rich.console import Console
 
-    from multilora.commands.evaluate import EvalOptions, evaluate
+    from multilora.evaluation.evaluate import EvalOptions, evaluate
     from multilora_cli.show_eval import show_eval
 
     if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from multilora.commands.generate import Generated
+    from multilora.evaluation.generate import Generated
 
 
 def generate(
@@ -40,8 +40,8 @@ def generate(
     """Let runs, adapters and models answer prompts, side by side, token by token."""
     from rich.console import Console
 
-    from multilora.commands.generate import GenerateOptions, read_prompts
-    from multilora.commands.generate import generate as generate_answers
+    from multilora.evaluation.generate import GenerateOptions, read_prompts
+    from multilora.evaluation.generate import generate as generate_answers
 
     options = GenerateOptions(
         recipe=recipe,

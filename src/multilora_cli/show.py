@@ -10,15 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from multilora.commands.export import ErrorTable
-    from multilora.commands.targets import TargetGroup
-    from multilora.exporting import ExportReport
+    from multilora.adapter.export.common import ExportReport
+    from multilora.adapter.export.describe import ErrorTable
+    from multilora.base.targets import TargetGroup
 
 
 def show_export(report: ExportReport) -> None:
     """The truncation's errors, what was written, and how to load and serve it."""
-    from multilora.commands.export import error_table, loading_lines, server_lines
-    from multilora.safetensors_writer import dtype_name
+    from multilora.adapter.export.describe import error_table, loading_lines, server_lines
+    from multilora.storage.safetensors import dtype_name
 
     console = Console(highlight=False)
     if report.truncated_to is not None:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from multilora.commands.analyze import AnalyzeReport
+    from multilora.report.analyze import AnalyzeReport
 
 _NAMED_FAULTS = 10
 

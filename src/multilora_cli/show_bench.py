@@ -26,7 +26,7 @@ def show_bench(result: Mapping[str, Any], out: Path | None) -> None:
     if out is not None:
         written = Console(highlight=False, file=io.StringIO(), record=True, width=_WRITTEN_WIDTH)
         _print(written, result)
-        from multilora.folders import write_text
+        from multilora.storage.folders import write_text
 
         write_text(out / "bench.txt", written.export_text())
         Console(highlight=False).print(f"[bold green]bench[/] {escape(str(out))}", soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from multilora.commands.compare import Comparison
+    from multilora.comparison.compare import Comparison
 
 _AVERAGE = "average"
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from multilora.commands.preview import Preview, SamplePart, TaskPreview
     from multilora.data.leakage import LeakReport, Pair
+    from multilora.training.preview import Preview, SamplePart, TaskPreview
 
 _NAMED = 5
 # A terminal shows this many characters of a part of a sample, from both its ends; JSON has all.

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from multilora.commands.evaluate import EvalReport
+    from multilora.evaluation.evaluate import EvalReport
 
 
 def show_eval(report: EvalReport) -> None:

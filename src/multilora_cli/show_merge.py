@@ -13,8 +13,9 @@ from rich.table import Table
 from multilora_cli.show import size
 
 if TYPE_CHECKING:
-    from multilora.merging.report import MergeReport, TensorRounding
+    from multilora.merging.report import MergeReport
     from multilora.merging.verify import Verification
+    from multilora.storage.rounding import TensorRounding
 
 
 class MergeBar:
@@ -74,7 +75,7 @@ def show_merge(report: MergeReport, verification: Verification | None) -> None:
 
 
 def _show_rounding(console: Console, rounding: tuple[TensorRounding, ...]) -> None:
-    from multilora.commands.merge import rounding_by_kind
+    from multilora.merging.merge_and_verify import rounding_by_kind
 
     table = Table(
         box=box.SIMPLE_HEAD,

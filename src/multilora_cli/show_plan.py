@@ -12,7 +12,7 @@ from rich.table import Table
 from multilora_cli.show import size
 
 if TYPE_CHECKING:
-    from multilora.commands.plan import Plan
+    from multilora.resources.plan import Plan
 
 
 def show_plan(plan: Plan) -> None:

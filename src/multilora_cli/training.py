@@ -22,7 +22,7 @@ def train(
     """Train a recipe into a run folder."""
     from rich.console import Console
 
-    from multilora.commands.train import summary, train_recipe
+    from multilora_cli.show_train import summary, train_recipe
 
     try:
         result = train_recipe(recipe, overrides or [], resume, overwrite, Console())
@@ -61,8 +61,8 @@ def compare(
     """Train and test a recipe with several methods and seeds, and print one table. Goes on where it was interrupted."""
     from rich.console import Console
 
-    from multilora.commands.compare import CompareOptions, compare, failed_lines
-    from multilora.comparison.progress import progress_for
+    from multilora.comparison.compare import CompareOptions, compare, failed_lines
+    from multilora_cli.comparing import progress_for
     from multilora_cli.show_compare import show_comparison
 
     options = CompareOptions(
@@ -109,7 +109,7 @@ def plan(
     """Reckon a recipe's parameters and memory, and whether it fits. Reads no weights and no data."""
     import json
 
-    from multilora.commands.plan import plan_recipe
+    from multilora.resources.plan import plan_recipe
     from multilora_cli.show_plan import show_plan
 
     planned = plan_recipe(recipe, overrides or [])
@@ -121,7 +121,7 @@ def plan(
 
 def schema() -> None:
     """Print the JSON schema of a recipe: every key, its type, default and meaning."""
-    from multilora.commands.train import schema
+    from multilora_cli.show_train import schema
 
     typer.echo(schema())
 

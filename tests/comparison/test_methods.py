@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from multilora import InputError
-from multilora.comparison.methods import named_method
 from multilora.recipe import FullMethod, LoraMethod, MultiLoraMethod, Recipe
+from multilora.recipe.method_names import named_method
 
 
 def recipe(**method: Any) -> Recipe:

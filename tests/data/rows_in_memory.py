@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from multilora.data.example import BadRow, EvalSplit, Example, NoSplitError, Scoring, Split
 from multilora.errors import InputError
+from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Scoring, Split
 
 
 def examples(prefix: str, texts: Iterable[str]) -> list[Example]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora.data.encoder import PromptCompletionEncoder, Segment
-from multilora.data.example import Conversation
+from multilora.tasks.example import Conversation
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"

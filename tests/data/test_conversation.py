@@ -15,8 +15,8 @@ from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora import InputError
 from multilora.data.chat import ChatTemplateError, chat_pieces
 from multilora.data.encoding import PromptCompletionEncoder, encode_task
-from multilora.data.example import Conversation, Example
-from multilora.data.tasks.rows import UnusableRowError
+from multilora.tasks.example import Conversation, Example
+from multilora.tasks.rows import UnusableRowError
 
 MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 

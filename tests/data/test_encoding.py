@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora import InputError
 from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, encode_task
-from multilora.data.example import BadRow, Example
+from multilora.tasks.example import BadRow, Example
 
 TOKENIZERS = {
     "byte-level": byte_level_tokenizer(),

@@ -14,10 +14,10 @@ from miniature import byte_level_tokenizer
 from multilora import InputError
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.encoding import encode_task
-from multilora.data.example import BadRow, Example, Scoring
 from multilora.data.guard import guard_training
 from multilora.data.leakage import find_leaks
 from multilora.recipe import Recipe
+from multilora.tasks.example import BadRow, Example, Scoring
 
 TEXTS = st.lists(st.sampled_from(["a", "A.", "b", "b c", "B, c!", "d", "e"]), max_size=8)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multilora.data.example import Conversation, Example
-from multilora.data.keys import KEY_BYTES, key_of, normalised
+from multilora.tasks.example import Conversation, Example
+from multilora.tasks.keys import KEY_BYTES, key_of, normalised
 
 WORDS = st.lists(st.text("abcxyzäß0123456789+=", min_size=1, max_size=5), min_size=1, max_size=6)
 GAPS = st.text(" \t\n.,;:!?()[]'\"“”…_", min_size=1, max_size=4)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multilora.base.loading import ModelSource
 from multilora.data.mixture import mixture_stream
 from multilora.data.packing import LOOKAHEAD, packed_rows
 from multilora.data.prepare import encode_mixture, open_tasks
 from multilora.recipe.file import load_recipe
-from multilora.training.model import ModelSource
 from places import ROOT
 
 CASES = st.integers(4, 40).flatmap(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multilora import InputError
-from multilora.data.template import Template
+from multilora.tasks.template import Template
 
 TEXT = st.text(max_size=40)
 

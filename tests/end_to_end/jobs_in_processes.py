@@ -26,15 +26,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from miniature import undo
+from multilora.base.loading import ModelSource, weights_dtype
 from multilora.errors import InputError
-from multilora.layer import MultiLoraLinear
 from multilora.recipe import FullMethod, Recipe
 from multilora.recipe.file import load_recipe
-from multilora.training.model import ModelSource, apply_method, weights_dtype
+from multilora.training.model import apply_method
 from multilora.training.processes import Processes
 from multilora.training.run import train
 from multilora.training.sharding import load_weights, shard, whole_weights
 from multilora.training.trainer import save_weights
+from multilora.tuner.layer import MultiLoraLinear
 
 
 def main(jobs_file: Path) -> None:

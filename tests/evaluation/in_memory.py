@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from multilora.data.example import BadRow, EvalSplit, Example, NoSplitError, Scoring, Split
+from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Scoring, Split
 
 CHOICES = Scoring("choices", ("accuracy",))
 QUESTIONS = Scoring("choices", ("f1_over_answers", "exact_match_of_questions"))

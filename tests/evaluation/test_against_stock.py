@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.tasks.formats import JSON_LINES, write_lines
 from evaluation.in_memory import GivenTask, harness_folder, stock_requests, stock_task
-from multilora.data.example import Example
-from multilora.data.tasks.folder import FolderTask
-from multilora.data.tasks.mmlu import MMLU, SUBJECTS
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn
+from multilora.tasks.example import Example
+from multilora.tasks.folder import FolderTask
+from multilora.tasks.mmlu import MMLU, SUBJECTS
+from multilora.tasks.registry import BUILT_IN, BuiltIn
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 

@@ -18,8 +18,8 @@ from data.tasks.formats import made_up
 from evaluation.in_memory import NUMBER, QUESTIONS, GivenTask, yes_no
 from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora import InputError, MultiLoraConfig
-from multilora.data.example import BadRow, Example, Scoring
-from multilora.data.tasks.mmlu import CATEGORIES, SUBJECTS
+from multilora.tasks.example import BadRow, Example, Scoring
+from multilora.tasks.mmlu import CATEGORIES, SUBJECTS
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 

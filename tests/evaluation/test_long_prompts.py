@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from evaluation.in_memory import NUMBER, GivenTask, yes_no
 from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora import InputError
-from multilora.data.example import Example
+from multilora.tasks.example import Example
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 

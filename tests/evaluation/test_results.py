@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multilora.data.example import Example
 from multilora.evaluation.results import STATISTICS, Answer, Score, normalised_answer, score, word_f1
+from multilora.tasks.example import Example
 
 f1_score = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn, which lm-eval brings").f1_score
 lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")

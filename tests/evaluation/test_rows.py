@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from evaluation.in_memory import CHOICES, QUESTIONS, GivenTask, yes_no
 from multilora import InputError
-from multilora.data.example import BadRow, Example, NoSplitError
 from multilora.evaluation.rows import in_hash_order, read_rows
+from multilora.tasks.example import BadRow, Example, NoSplitError
 
 
 def ids(task: GivenTask, limit: int | None) -> list[str]:

@@ -10,8 +10,8 @@ from peft import get_peft_model
 from torch import nn
 
 from multilora import MultiLoraConfig
-from multilora.functional import multilora_low_rank
-from multilora.layer import MultiLoraLinear
+from multilora.tuner.functional import multilora_low_rank
+from multilora.tuner.layer import MultiLoraLinear
 
 bnb: Any = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'multilora[quantized]'")
 D_IN, D_OUT = 128, 192

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from adapter_files import load, logits, save_adapter
 from multilora import MultiLoraConfig
-from multilora.folders import aside_of
+from multilora.storage.folders import aside_of
 
 Config = MultiLoraConfig | LoraConfig
 

@@ -30,11 +30,11 @@ from merging.merging_cases import (
     tensors,
 )
 from multilora.errors import InputError
-from multilora.folders import aside_of
 from multilora.merging import files as files_module
 from multilora.merging import merge as merge_module
 from multilora.merging.merge import merge_adapters
 from multilora.merging.report import MergeOptions
+from multilora.storage.folders import aside_of
 
 Q = "model.layers.0.self_attn.q_proj"
 

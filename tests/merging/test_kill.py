@@ -18,12 +18,12 @@ import torch
 
 from merging.merging_cases import contents, multilora, save_adapter_of, save_llama
 from multilora.errors import InputError
-from multilora.folders import aside_of
 from multilora.merging import merge as merge_module
 from multilora.merging.files import OutputFile
 from multilora.merging.folder import MergeFolder
 from multilora.merging.merge import merge_adapters
 from multilora.merging.report import MergeOptions
+from multilora.storage.folders import aside_of
 
 KILLS = 20
 # A moment that a kill from outside would hardly hit, and whether the output folder is there after it.

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multilora.data.keys import normalised
 from multilora.miniature.draws import Draws
 from multilora.miniature.knowledge import QUESTIONS
 from multilora.miniature.tasks import TASKS, generate_tasks, write_tasks
 from multilora.miniature.words import CATEGORIES, CUES, NAMES, OPPOSITE
 from multilora.miniature.world import VALUES, world
+from multilora.tasks.keys import normalised
 
 SMALL = {"train": 300, "validation": 60, "test": 100}
 SEEDS = (0, 1, 17)

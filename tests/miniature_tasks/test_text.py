@@ -8,12 +8,12 @@ from itertools import islice
 
 import pytest
 
-from multilora.data.keys import normalised
 from multilora.miniature.facts_text import STATEMENTS
 from multilora.miniature.knowledge import QUESTIONS
 from multilora.miniature.tasks import generate_tasks
 from multilora.miniature.text import PRIMER, documents
 from multilora.miniature.world import VALUES, world
+from multilora.tasks.keys import normalised
 
 COUNT = 30_000
 

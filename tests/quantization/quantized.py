@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from multilora import MultiLoraConfig
-from multilora.layer import MultiLoraLinear
-from multilora.packed import packed_bits, packed_tensors
+from multilora.base.loading import ModelSource
 from multilora.recipe import ModelSection
-from multilora.training.model import ModelSource
+from multilora.tuner.bnb import packed_bits, packed_tensors
+from multilora.tuner.layer import MultiLoraLinear
 
 pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'multilora[quantized]'")
 

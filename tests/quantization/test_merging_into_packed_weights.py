@@ -12,8 +12,8 @@ from quantized import KINDS, adapted, grads, layers, load, logits, packed_bytes_
 from transformers import AutoModelForCausalLM
 
 from multilora import InputError
-from multilora.packed import packed_bits
-from multilora.quantization import requantization_errors
+from multilora.base.quantization import requantization_errors
+from multilora.tuner.bnb import packed_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:merging into")
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)

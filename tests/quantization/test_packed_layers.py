@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from miniature import make_model
 from multilora import export_lora
-from multilora.packed import keep_unsorted, packed_bits, packed_tensors
+from multilora.base.loading import ModelSource
 from multilora.recipe import ModelSection
-from multilora.training.model import ModelSource
+from multilora.tuner.bnb import keep_unsorted, packed_bits, packed_tensors
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 BOTH = pytest.mark.parametrize("kind", ["nf4-double-bf16", "int8-fp32"])

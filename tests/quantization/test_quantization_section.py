@@ -13,13 +13,14 @@ import yaml
 
 from miniature import make_model, make_recipe
 from multilora import InputError
+from multilora.base.loading import ModelSource
+from multilora.base.quantization import require_bitsandbytes
 from multilora.comparison.grid import Grid
-from multilora.packed import parameter_count
-from multilora.quantization import require_bitsandbytes
 from multilora.recipe import ComparisonSection, FullMethod, LoraMethod, ModelSection, Recipe
 from multilora.recipe.file import load_recipe
-from multilora.training.model import ModelSource, apply_method
+from multilora.training.model import apply_method
 from multilora.training.run import train
+from multilora.tuner.bnb import parameter_count
 
 
 def load(path: Path, quantization: str, *more: str) -> Recipe:
@@ -81,7 +82,7 @@ def test_full_fine_tuning_is_refused(path: Path) -> None:
 def test_without_bitsandbytes_the_install_line_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "multilora.quantization.find_spec", lambda name: None if name == "bitsandbytes" else found(name)
+        "multilora.base.quantization.find_spec", lambda name: None if name == "bitsandbytes" else found(name)
     )
     with pytest.raises(InputError, match=r"pip install 'multilora\[quantized\]'"):
         require_bitsandbytes()

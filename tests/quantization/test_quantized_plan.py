@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from miniature import make_model, make_recipe
 from multilora import InputError
-from multilora.commands.plan import plan_recipe
-from multilora.packed import packed_bits, packed_tensors
 from multilora.recipe import QuantizationSection
+from multilora.resources.plan import plan_recipe
 from multilora.resources.quantized import packed_bytes, quantized_weights
+from multilora.tuner.bnb import packed_bits, packed_tensors
 from places import ROOT
 
 

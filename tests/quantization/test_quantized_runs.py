@@ -21,15 +21,15 @@ from typer.testing import CliRunner
 
 from miniature import make_model, make_recipe
 from multilora import InputError, export_lora
+from multilora.base.quantization import trained_in_fp32
 from multilora.evaluation.subject import Subject
 from multilora.merging.merge import merge_adapters
-from multilora.packed import packed_bits, packed_tensors
-from multilora.quantization import trained_in_fp32
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
-from multilora.run_recipe import run_recipe, trained_bits
+from multilora.runs.recipe import run_recipe, trained_bits
 from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
+from multilora.tuner.bnb import packed_bits, packed_tensors
 from multilora_cli.main import app
 
 SECTIONS: dict[str, dict[str, Any]] = {"4": {"bits": 4, "double_quant": True}, "8": {"bits": 8}}

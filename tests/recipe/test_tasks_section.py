@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from multilora import InputError
-from multilora.data.tasks.chat import ChatTask
-from multilora.data.tasks.folder import FolderTask
-from multilora.data.tasks.hub import HubSource
-from multilora.data.tasks.jsonl import JsonlTask
-from multilora.data.tasks.mmlu import MMLU
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn, build_task
 from multilora.recipe import BuiltInTaskSection, Recipe, TaskSection
 from multilora.recipe.file import load_recipe
+from multilora.tasks.chat import ChatTask
+from multilora.tasks.folder import FolderTask
+from multilora.tasks.hub import HubSource
+from multilora.tasks.jsonl import JsonlTask
+from multilora.tasks.mmlu import MMLU
+from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
 
 
 def load(tmp_path: Path, **tasks: object) -> Recipe:

@@ -14,9 +14,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapter_files import change_tensors
-from multilora.commands.analyze import AnalyzeOptions, analyze
 from multilora.comparison.statistics import PairedTask, mean_over_seeds, paired_difference
 from multilora.recipe.file import load_recipe
+from multilora.report.analyze import AnalyzeOptions, analyze
 from spectral.run_folders import METHODS, make_comparison
 
 TASKS = ("a", "b")
@@ -52,7 +52,7 @@ def make_study(folder: Path) -> Path:
     recipe = load_recipe(comparison / "cells/multilora/mixed/seed-0/recipe.yaml").determining()
     (comparison / "comparison.json").write_text(json.dumps({"recipe": recipe, "limit": None}))
     (comparison / "results.json").write_text(json.dumps(comparison_results()))
-    with patch("multilora.commands.analyze.write_figures"):  # they take seconds, and no page needs them
+    with patch("multilora.report.analyze.write_figures"):  # they take seconds, and no page needs them
         analyze([str(comparison)], folder / "out", AnalyzeOptions(), Silent())
     return folder
 

@@ -19,18 +19,18 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from llama_shapes import method
 from miniature import make_model
+from multilora.base.shape import base_structure
 from multilora.bench.kept import saved_bytes
 from multilora.bench.live_bytes import LiveBytes, phased
-from multilora.commands.plan import Plan, plan_recipe
-from multilora.packed import packed_tensors
 from multilora.recipe.file import load_recipe
 from multilora.resources.blocks import Computation
 from multilora.resources.memory import ModelSizes, Workload, estimate
 from multilora.resources.parameters import Parameters
-from multilora.resources.structure import base_structure
+from multilora.resources.plan import Plan, plan_recipe
 from multilora.training.model import apply_method
 from multilora.training.run import train
 from multilora.training.trainer import MixtureTrainer
+from multilora.tuner.bnb import packed_tensors
 
 TOLERANCE = 0.15
 CLOSE = {"loss": 0.05, "blocks": 0.1, "step": 0.02}  # each phase alone, so that errors cannot cancel

@@ -13,9 +13,9 @@ from peft import get_peft_model
 from torch import nn
 
 from llama_shapes import LLAMA, llama, method
+from multilora.base.shape import base_structure
 from multilora.errors import InputError
 from multilora.resources.parameters import Parameters
-from multilora.resources.structure import base_structure
 from multilora.training.model import apply_method
 
 

@@ -39,7 +39,7 @@ from adapter_files import (
     without_copies_of_base_weights,
 )
 from multilora import InputError, MultiLoraConfig
-from multilora.mlx_format import MLX_WEIGHTS_FILE, export_mlx
+from multilora.adapter.export.mlx import MLX_WEIGHTS_FILE, export_mlx
 
 Make = Callable[..., PreTrainedModel]
 
@@ -227,7 +227,7 @@ def test_layers_outside_the_blocks_are_refused_by_name(base: Path, adapter: Path
     change_tensors(adapter, copy)
     wider = Wider(AutoModelForCausalLM.from_pretrained(base))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("multilora.mlx_format.model_structure", lambda _: wider)
+        patch.setattr("multilora.adapter.export.mlx.model_structure", lambda _: wider)
         assert_refused("cannot take 'encoder.0.up', 'projection'", adapter, tmp_path / "out")
 
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapter_files import load, lora_config, save_adapter
 from multilora import MultiLoraConfig, export_lora
-from multilora.commands.export import server_lines
-from multilora.portable import vllm_max_lora_rank
+from multilora.adapter.export.describe import server_lines
+from multilora.adapter.export.portable import vllm_max_lora_rank
 
 Make = Callable[..., PreTrainedModel]
 

@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 
 from adapter_files import Spy, change_tensors, load, lora_config
 from multilora import MultiLoraConfig
+from multilora.base.weights import ModelWeights
+from multilora.runs.find import find_sources, references
 from multilora.spectral import analysis as analysis_module
 from multilora.spectral import deltas
 from multilora.spectral.analysis import Analysis, analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import DecompositionOptions
 from multilora.spectral.matrix import MatrixOptions
-from multilora.spectral.model_weights import ModelWeights
-from multilora.spectral.sources import find_sources, references
 from spectral.run_folders import save_adapter_of, save_full
 
 LAYER = "model.layers.1.mlp.down_proj"
@@ -253,7 +253,7 @@ def test_gpt2_is_oriented_alike_in_adapters_and_in_full_fine_tuning(tmp_path: Pa
 
 def test_memory_holds_one_layer(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy()
-    monkeypatch.setattr("multilora.checkpoint.safe_open", spy.open)
+    monkeypatch.setattr("multilora.adapter.file.safe_open", spy.open)
     analysed(folders, ["multi"], tmp_path, base=False)
     assert spy.most_alive <= 6  # A, B and the scale, twice at most
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from multilora.adapter.svd import pair_svd
 from multilora.spectral.measures import (
     curve_indices,
     decade_histogram,
@@ -22,7 +23,6 @@ from multilora.spectral.measures import (
     spectrum_measures,
     stable_rank,
 )
-from multilora.spectral.svd import pair_svd
 
 sizes = st.integers(1, 12)
 

@@ -18,7 +18,7 @@ from multilora.spectral.mechanism import (
     random_norms,
     tuned_directions,
 )
-from multilora.spectral.numerics import merge_error
+from multilora.storage.rounding import merge_error
 
 
 def orthonormal(d: int, k: int, seed: int = 0) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from multilora.base.weights import ModelWeights, block_of, check_same_matrices, local_model
 from multilora.errors import InputError
-from multilora.spectral.model_weights import ModelWeights, block_of, check_same_matrices, local_model
 
 Make = Callable[..., PreTrainedModel]
 Q = "model.layers.1.self_attn.q_proj"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from multilora.functional import delta_weight
 from multilora.spectral.modules import mean_off_diagonal, module_measures, module_pairs, scaling_distribution
+from multilora.tuner.functional import delta_weight
 
 F64 = torch.float64
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from multilora.spectral.svd import one_thread, pair_svd, truncated_pair, truncation_error
+from multilora.adapter.svd import one_thread, pair_svd, truncated_pair, truncation_error
 
 sizes = st.integers(1, 13)
 

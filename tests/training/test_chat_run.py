@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 
 from miniature import make_recipe
 from multilora import InputError
-from multilora.commands.preview import preview_recipe
 from multilora.recipe.file import load_recipe
 from multilora.training.batches import IGNORED
+from multilora.training.preview import preview_recipe
 from multilora.training.run import train
 from multilora.training.trainer import MixtureTrainer
 

@@ -12,15 +12,9 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from miniature import make_model
 from multilora import InputError
+from multilora.base.loading import ModelSource, weights_dtype
 from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod
-from multilora.training.model import (
-    ModelSource,
-    ParameterCounts,
-    apply_method,
-    check_packing,
-    check_trainable,
-    weights_dtype,
-)
+from multilora.training.model import ParameterCounts, apply_method, check_packing, check_trainable
 
 
 def source(path: Any) -> ModelSource:

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Trainer
 
 from multilora import MultiLoraConfig
-from multilora.training.optimizer import optimizer_groups, scaling_parameters
+from multilora.tuner.optimizer import optimizer_groups, scaling_parameters
 
 
 def groups_of(model: torch.nn.Module, ratio: float = 8.0) -> list[dict]:

@@ -6,7 +6,8 @@ import warnings
 import pytest
 from rich.console import Console
 
-from multilora.training.progress import Bar, Lines, duration, progress_for, quiet_libraries
+from multilora.terminal import duration, quiet_libraries
+from multilora_cli.progress import Bar, Lines, progress_for
 
 METRICS = {"loss": 1.25, "tokens_per_second": 12345.6}
 

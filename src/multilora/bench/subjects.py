@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from multilora.comparison.methods import NamedMethod
 from multilora.recipe import FullMethod
+from multilora.recipe.method_names import NamedMethod
 from multilora.training.model import apply_method
 
 FROZEN = "frozen base"

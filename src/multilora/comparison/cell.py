@@ -14,8 +14,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from multilora.commands.evaluate import EvalOptions, evaluate
 from multilora.errors import InputError
+from multilora.evaluation.evaluate import EvalOptions, evaluate
 from multilora.recipe import Recipe
 from multilora.training.run import train
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multilora.comparison.methods import NamedMethod, named_method
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, MultiLoraMethod, Recipe
 from multilora.recipe.comparison import ComparedMethod, ComparisonSection
+from multilora.recipe.method_names import NamedMethod, named_method
 
 MIXED = "mixed"
 

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from multilora.comparison.cell_results import CellResults, is_done
 from multilora.comparison.grid import Cell, Grid, best_trial
 from multilora.errors import InputError
-from multilora.folders import is_empty, write_text
 from multilora.recipe.differences import differing
-from multilora.training.progress import duration
+from multilora.storage.folders import is_empty, write_text
+from multilora.terminal import duration
 
 _RECORD = "comparison.json"
 _LOG = "cell.log"

@@ -11,9 +11,9 @@ import numpy as np
 
 from multilora.comparison.cell_results import CellResults, is_done
 from multilora.comparison.grid import MIXED, Cell, Grid
-from multilora.comparison.methods import NamedMethod
 from multilora.comparison.statistics import Floats, PairedTask, mean_over_seeds, paired_difference
 from multilora.evaluation.results import STATISTICS
+from multilora.recipe.method_names import NamedMethod
 
 AVERAGE = "average"
 

@@ -15,9 +15,9 @@ from typing import Any, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from multilora.data.example import Conversation
-from multilora.data.tasks.rows import UnusableRowError
 from multilora.errors import InputError
+from multilora.tasks.example import Conversation
+from multilora.tasks.rows import UnusableRowError
 
 # A piece of text, and whether the loss has it.
 Piece = tuple[str, bool]

@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import Any
 
 from multilora.data.chat import chat_pieces
-from multilora.data.example import Conversation, Example
 from multilora.errors import InputError
+from multilora.tasks.example import Conversation, Example
 
 # Token ids, and whether the loss has them.
 Segment = tuple[list[int], bool]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from multilora.data.chat import ChatTemplateError
 from multilora.data.encoder import PromptCompletionEncoder, Segment
-from multilora.data.example import BadRow, Conversation, Example, Split, Task
-from multilora.data.tasks.rows import UnusableRowError
 from multilora.errors import InputError
+from multilora.tasks.example import BadRow, Conversation, Example, Split, Task
+from multilora.tasks.rows import UnusableRowError
 
 _BATCH = 1000
 _NAMED = 5

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from multilora.data.tasks.rows import UnusableRowError, json_type, near_file, parse_object
 from multilora.errors import InputError
+from multilora.tasks.rows import UnusableRowError, json_type, near_file, parse_object
 
 
 def read_texts(files: Sequence[Path], field: str) -> list[str]:

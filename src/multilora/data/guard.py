@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from multilora.data.example import BadRow, EvalSplit, Example, Scoring, Split, Task
 from multilora.data.leakage import EvaluationRows, LeakReport, RowName, find_leaks
 from multilora.errors import InputError
 from multilora.recipe import Recipe
+from multilora.tasks.example import BadRow, EvalSplit, Example, Scoring, Split, Task
 
 _NAMED = 3
 

@@ -1,6 +1,6 @@
 """Leakage: questions that are evaluated on and trained on too.
 
-Rows are the same question if their keys are equal (`multilora.data.keys`).
+Rows are the same question if their keys are equal (`multilora.tasks.keys`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from multilora.data.example import BadRow, EvalSplit, Example, NoSplitError, Task
-from multilora.data.keys import key_of, text_key_of
 from multilora.errors import InputError
+from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Task
+from multilora.tasks.keys import key_of, text_key_of
 
 # Splits as a report names them. Shown: worked questions in a prompt, such as MMLU's dev rows.
 Place = Literal["train", "shown", "validation", "test"]

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.encoding import EncodedTask, encode_task
-from multilora.data.example import Task
 from multilora.data.limits import ModelLimits
 from multilora.data.mixture import mixture_quotas, mixture_stream, rates_of
 from multilora.data.packing import packed_rows
 from multilora.data.streaming import StreamedMixture
-from multilora.data.tasks.registry import build_task
 from multilora.errors import InputError
 from multilora.recipe import Recipe
+from multilora.tasks.example import Task
+from multilora.tasks.registry import build_task
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 from multilora.data.encoder import PromptCompletionEncoder
-from multilora.data.example import Conversation, Example, Task
-from multilora.data.tasks.rows import UnusableRowError
+from multilora.tasks.example import Conversation, Example, Task
+from multilora.tasks.rows import UnusableRowError
 
 _ROUND_TRIPS = 2000
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from multilora.data.encoder import PromptCompletionEncoder, Segment
 from multilora.data.encoding import TaskCounts, encoded_rows, why_nothing_left
-from multilora.data.example import Task
 from multilora.data.limits import ModelLimits
 from multilora.data.mixture import mixture_quotas, permutation
 from multilora.data.packing import packed_rows
 from multilora.errors import InputError
 from multilora.recipe import Recipe
+from multilora.tasks.example import Task
 
 # An encoded row as the collators take it: `input_ids`, `loss_mask`, `task` (its number).
 Row = Mapping[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from multilora.data.example import Example, Task
 from multilora.errors import InputError
+from multilora.tasks.example import Example, Task
 
 # Where the harness's own gsm8k stops; it adds the model's eos token itself.
 STOPS = ("Question:", "</s>", "<|im_end|>")

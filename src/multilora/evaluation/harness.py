@@ -9,8 +9,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from multilora.data.example import EvalSplit, Example, NoSplitError, Task
-from multilora.data.tasks.mmlu import CATEGORIES
 from multilora.errors import InputError
 from multilora.evaluation.definitions import harness_task, require_harness
 from multilora.evaluation.long_prompts import (
@@ -25,6 +23,8 @@ from multilora.evaluation.records import BatchSize, Evaluation, Groups, TaskEval
 from multilora.evaluation.results import OF_QUESTIONS, Answer, score
 from multilora.evaluation.rows import OnBadRow, read_rows, unit_of
 from multilora.evaluation.runner import Runner, modes_as_before, quiet
+from multilora.tasks.example import EvalSplit, Example, NoSplitError, Task
+from multilora.tasks.mmlu import CATEGORIES
 
 if TYPE_CHECKING:
     from multilora.evaluation.stock import StockTasks

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multilora.data.example import Example
-from multilora.data.tasks.numbers import final_number
+from multilora.tasks.example import Example
+from multilora.tasks.numbers import final_number
 
 Floats = NDArray[np.float64]
 

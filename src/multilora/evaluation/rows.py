@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from multilora.data.encoding import TaskCounts
-from multilora.data.example import EvalSplit, Example, Task
 from multilora.errors import InputError
 from multilora.evaluation.results import OF_QUESTIONS, row_id
+from multilora.tasks.example import EvalSplit, Example, Task
 
 OnBadRow = Literal["fail", "skip"]
 

@@ -15,14 +15,14 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import WEIGHTS_FILE
+from multilora.adapter.config import CONFIG_FILE
+from multilora.adapter.file import WEIGHTS_FILE
+from multilora.base.loading import ModelSource, weights_dtype
+from multilora.base.structure import model_folder
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, ModelSection, Recipe
 from multilora.recipe.file import load_recipe
-from multilora.run_recipe import run_recipe
-from multilora.structure import model_folder
-from multilora.training.model import ModelSource, weights_dtype
+from multilora.runs.recipe import run_recipe
 
 
 @dataclass(frozen=True)

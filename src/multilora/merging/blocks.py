@@ -18,15 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from multilora.checkpoint import all_finite
 from multilora.errors import InputError
-from multilora.functional import delta_weight_rows
 from multilora.merging.changes import summed_pair
 from multilora.merging.files import InputFile, OutputFile
 from multilora.merging.plan import PlannedShard, PlannedTensor
-from multilora.merging.report import TensorRounding
-from multilora.safetensors_writer import dtype_name
-from multilora.spectral.numerics import RoundingError
+from multilora.storage.rounding import RoundingError, TensorRounding
+from multilora.storage.safetensors import all_finite, dtype_name
+from multilora.tuner.functional import delta_weight_rows
 
 BLOCK = 1 << 20  # numbers: 4 MiB in fp32, small enough to stay near a core
 _MOST_THREADS = 8

@@ -9,12 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from multilora.checkpoint import PREFIX, AdapterFile
+from multilora.adapter.file import PREFIX, AdapterFile
+from multilora.base.structure import model_structure
+from multilora.base.weights import ModelWeights, check_same_matrices, find_name, is_in_block
 from multilora.errors import InputError, nearest
-from multilora.safetensors_reader import StoredTensor, read_header
-from multilora.safetensors_writer import DTYPE_CODES
-from multilora.spectral.model_weights import ModelWeights, check_same_matrices, find_name, is_in_block
-from multilora.structure import model_structure
+from multilora.storage.safetensors import DTYPE_CODES, StoredTensor, read_header
 
 _WEIGHT = ".weight"
 

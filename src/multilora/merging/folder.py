@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from multilora.errors import InputError
-from multilora.folders import aside_of, replace_folder, replaced_name, sync, write_text
 from multilora.merging.files import told
-from multilora.merging.report import TensorRounding
+from multilora.storage.folders import aside_of, replace_folder, replaced_name, sync, write_text
+from multilora.storage.rounding import TensorRounding
 
 REPORT_FILE = "merge_report.json"
 _PROGRESS_FILE = ".merge_progress.json"

@@ -9,16 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from multilora.base.weights import INDEX_FILE
 from multilora.errors import InputError
-from multilora.folders import check_output, output_place, restore_replaced
 from multilora.merging.blocks import block_workers, merge_shard
 from multilora.merging.files import told
 from multilora.merging.folder import MergeFolder, complete_report, files_of_report
 from multilora.merging.plan import FORMAT, MergePlan, check_unchanged, plan_merge
-from multilora.merging.report import MergeOptions, MergeProgress, MergeReport, Silent, TensorRounding
+from multilora.merging.report import MergeOptions, MergeProgress, MergeReport, Silent
 from multilora.merging.side_files import copy_side_files, write_index
-from multilora.safetensors_writer import DTYPE_CODES, dtype_name
-from multilora.spectral.model_weights import INDEX_FILE
+from multilora.storage.folders import check_output, output_place, restore_replaced
+from multilora.storage.rounding import TensorRounding
+from multilora.storage.safetensors import DTYPE_CODES, dtype_name
 
 _DTYPE_NAMES = {code: dtype_name(dtype) for dtype, code in DTYPE_CODES.items()}
 

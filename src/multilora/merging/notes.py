@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import AdapterFile
+from multilora.adapter.config import CONFIG_FILE
+from multilora.adapter.file import AdapterFile
+from multilora.base.weights import ModelWeights
 from multilora.errors import InputError
 from multilora.merging.changes import Changes
 from multilora.merging.folder import REPORT_FILE
-from multilora.run_recipe import trained_bits
-from multilora.spectral.model_weights import ModelWeights
+from multilora.runs.recipe import trained_bits
 
 
 def _base_name(adapter: AdapterFile) -> str | None:

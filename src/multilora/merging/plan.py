@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 
-from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import WEIGHTS_FILE, AdapterFile, open_adapter
+from multilora.adapter.config import CONFIG_FILE
+from multilora.adapter.file import WEIGHTS_FILE, AdapterFile, open_adapter
+from multilora.base.weights import ModelWeights
 from multilora.errors import InputError
 from multilora.merging.changes import Addend, Changes, find_changes
 from multilora.merging.notes import check_base_names, notes_of
 from multilora.merging.report import MergeOptions
-from multilora.safetensors_reader import StoredTensor, read_header
-from multilora.safetensors_writer import DTYPE_CODES, dtype_of, header_bytes
-from multilora.spectral.model_weights import ModelWeights
+from multilora.storage.safetensors import DTYPE_CODES, StoredTensor, dtype_of, header_bytes, read_header
 
 FORMAT = 1  # of what a merge leaves behind; an unfinished one of another format begins anew
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}

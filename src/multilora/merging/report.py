@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from multilora.storage.rounding import TensorRounding
+
 
 @dataclass(frozen=True)
 class MergeOptions:
@@ -26,25 +28,6 @@ class MergeOptions:
     untie: bool = False
     ignore_base_names: bool = False
     overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class TensorRounding:
-    """The error of one tensor's last step, M = round(W + ΔW), against the sum in fp32.
-
-    Attributes:
-        name: the tensor's.
-        largest: max |M − (W + ΔW)|.
-        relative: ‖M − (W + ΔW)‖_F / ‖W + ΔW‖_F.
-        relative_to_delta: ‖M − (W + ΔW)‖_F / ‖ΔW‖_F; None: no adapter changes it, or ΔW = 0.
-        lost: share of the entries with ΔW ≠ 0 that stayed as they were; None: no adapter changes it.
-    """
-
-    name: str
-    largest: float
-    relative: float
-    relative_to_delta: float | None
-    lost: float | None
 
 
 @dataclass(frozen=True)

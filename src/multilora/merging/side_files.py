@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import torch
 
-from multilora.safetensors_writer import dtype_name, dtype_of
-from multilora.spectral.model_weights import INDEX_FILE
+from multilora.base.weights import INDEX_FILE
+from multilora.storage.safetensors import dtype_name, dtype_of
 
 # By name: a model's folder may hold training states, weights in other formats and adapters, which belong to the base.
 PATTERNS = (

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from multilora.checkpoint import AdapterFile
+from multilora.adapter.file import AdapterFile
 from multilora.errors import InputError
 
 TOLERANCE = 1e-5  # of max |logit|, where the merged weights are in fp32

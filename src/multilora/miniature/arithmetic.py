@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multilora.data.example import Split
 from multilora.miniature.draws import Draws
 from multilora.miniature.rows import Row, split_of
 from multilora.miniature.words import COUNTED, HOLDERS, NAMES
+from multilora.tasks.example import Split
 
 MORE: Sequence[str] = ("gets {x} more", "finds {x} more", "buys {x} more")
 LESS: Sequence[str] = ("loses {x}", "gives away {x}", "sells {x}")

@@ -7,9 +7,9 @@ import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from multilora.folders import write_text, written_aside
 from multilora.miniature.tasks import write_tasks
 from multilora.miniature.text import held_out
+from multilora.storage.folders import write_text, written_aside
 
 TEXTS = 400  # of general text
 

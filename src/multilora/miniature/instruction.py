@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from multilora.data.example import Split
 from multilora.miniature.draws import Draws
 from multilora.miniature.rows import Row, split_of
 from multilora.miniature.words import CATEGORIES, LISTED, OPPOSITE
+from multilora.tasks.example import Split
 
 # Operation → what it does, and how it is said.
 ORDER: dict[str, tuple[Callable[[list[str]], list[str]], Sequence[str]]] = {

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from multilora.data.example import Split
 from multilora.miniature.draws import Draws
 from multilora.miniature.rows import Row, divided
 from multilora.miniature.world import VALUES, Entity, world
+from multilora.tasks.example import Split
 
 # Attribute → the questions of each split.
 QUESTIONS: Mapping[str, Mapping[Split, Sequence[str]]] = {

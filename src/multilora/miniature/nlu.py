@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from multilora.data.example import Split
 from multilora.miniature.draws import Draws
 from multilora.miniature.rows import Row, divided, split_of
 from multilora.miniature.words import CUES, NAMES, OBJECTS, OPPOSITE, SENSES
 from multilora.miniature.world import world
+from multilora.tasks.example import Split
 
 LABELS = ("Yes", "No", "Unknown")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from multilora.data.example import Split
 from multilora.miniature.draws import Draws, number_of
+from multilora.tasks.example import Split
 
 T = TypeVar("T")
 SPLITS: Sequence[Split] = ("train", "validation", "test")

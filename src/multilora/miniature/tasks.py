@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multilora.data.example import Split
-from multilora.folders import write_text
 from multilora.miniature.arithmetic import change_row, groups_row
 from multilora.miniature.draws import Draws
 from multilora.miniature.instruction import order_row, pick_row
 from multilora.miniature.knowledge import people_row, towns_row
 from multilora.miniature.nlu import entailment_row, sense_row
 from multilora.miniature.rows import SPLITS, Row
+from multilora.storage.folders import write_text
+from multilora.tasks.example import Split
 
 TASKS: Mapping[str, Callable[[Draws, Split, int], Row]] = {
     "instruction_order": order_row,

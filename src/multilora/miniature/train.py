@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from multilora.folders import written_aside
 from multilora.miniature.tasks import generate_tasks
 from multilora.miniature.text import documents
 from multilora.miniature.tokenizer import known_pieces, make_tokenizer
+from multilora.storage.folders import written_aside
 
 CONTEXT = 256
 IGNORED = -100  # the label that the loss leaves out

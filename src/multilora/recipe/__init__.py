@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from multilora.errors import InputError
+from multilora.fields import Section, expand
 from multilora.recipe.comparison import ComparisonSection
 from multilora.recipe.hardware import HardwareSection
 from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod
@@ -17,7 +18,6 @@ from multilora.recipe.quantization import QuantizationSection
 from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, ChatTaskSection, TaskSection
 from multilora.recipe.training import NOT_DETERMINING, TrainingSection
 from multilora.recipe.validation import ValidationSection
-from multilora.recipe.values import Section, expand
 
 __all__ = [
     "NOT_DETERMINING",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from multilora.recipe.values import Integer, Number, Section
+from multilora.fields import Integer, Number, Section
 
 
 class ComparedMethod(Section):

@@ -10,8 +10,8 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from multilora.data.tasks.registry import BUILT_IN
 from multilora.errors import InputError, nearest
+from multilora.fields import KEEP_UNSET
 from multilora.recipe import (
     ComparisonSection,
     FullMethod,
@@ -27,7 +27,7 @@ from multilora.recipe import (
 )
 from multilora.recipe.comparison import ComparedMethod
 from multilora.recipe.tasks import section_of
-from multilora.recipe.values import KEEP_UNSET
+from multilora.tasks.registry import BUILT_IN
 
 _METHODS: dict[str, type[BaseModel]] = {"multilora": MultiLoraMethod, "lora": LoraMethod, "full": FullMethod}
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from multilora.errors import InputError
-from multilora.recipe.values import Integer, Number, Section
+from multilora.fields import Integer, Number, Section
 
 
 class HardwareSection(Section):

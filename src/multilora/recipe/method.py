@@ -8,8 +8,8 @@ from typing import Any, Literal
 from peft import LoraConfig, PeftConfig
 from pydantic import Field, model_validator
 
-from multilora.config import InitWeights, MultiLoraConfig, Scaling
-from multilora.recipe.values import Integer, Number, Section
+from multilora.fields import Integer, Number, Section
+from multilora.tuner.config import InitWeights, MultiLoraConfig, Scaling
 
 
 def _of_peft(name: str) -> Any:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from multilora.data.mixture import CountedBy, RateRule
 from multilora.errors import InputError
-from multilora.recipe.values import Integer, Number, Section
+from multilora.fields import Integer, Number, Section
 
 
 class MixtureSection(Section):

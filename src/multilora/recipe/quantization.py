@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from multilora.errors import InputError
-from multilora.recipe.values import Section
+from multilora.fields import Section
 
 
 class QuantizationSection(Section):

@@ -18,9 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn
 from multilora.errors import InputError
-from multilora.recipe.values import Integer, Number, PathText, Section, TemplateText, as_list, expand
+from multilora.fields import Integer, Number, PathText, Section, as_list, expand
+from multilora.tasks.registry import BUILT_IN, BuiltIn
+from multilora.tasks.template import TemplateText
 
 HubId = Annotated[str, BeforeValidator(expand)]
 Files = Annotated[list[PathText], BeforeValidator(as_list, json_schema_input_type=str | list[str])]

@@ -6,8 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from multilora.errors import InputError
-from multilora.recipe.values import Integer, Number, PathText, Section, known_tracker
+from multilora.errors import InputError, nearest
+from multilora.fields import Integer, Number, PathText, Section
+
+
+def _known_tracker(name: str) -> str:
+    from transformers.integrations import integration_utils
+
+    known = integration_utils.INTEGRATION_TO_CALLBACK
+    if name not in known:
+        raise InputError(f"unknown tracker {name!r}{nearest(name, known)}; known: {', '.join(sorted(known))}")
+    available = integration_utils.get_available_reporting_integrations()
+    if name not in available:
+        install = "`pip install multilora[tensorboard]`" if name == "tensorboard" else "install its own package"
+        raise InputError(f"the tracker {name!r} is not installed; {install}, or leave it out")
+    return name
 
 
 class TrainingSection(Section):
@@ -69,7 +82,7 @@ class TrainingSection(Section):
     save_every: Integer = Field(100, ge=1, description="Steps between checkpoints; there is one at the end too.")
     keep_checkpoints: Integer = Field(2, ge=1, description="How many of the newest checkpoints to keep.")
     log_every: Integer = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
-    report_to: list[Annotated[str, AfterValidator(known_tracker)]] = Field(
+    report_to: list[Annotated[str, AfterValidator(_known_tracker)]] = Field(
         [], description="Trackers to report to as well, such as tensorboard or wandb."
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from multilora.errors import InputError
-from multilora.recipe.values import Integer, PathText, Section, as_list
+from multilora.fields import Integer, PathText, Section, as_list
 
 
 class ValidationSection(Section):

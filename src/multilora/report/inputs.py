@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from multilora.bench.record import BenchRecord
 from multilora.errors import InputError
-from multilora.spectral.sources import COMPARISON, Source, find_sources
+from multilora.runs.find import COMPARISON, Source, find_sources
 from multilora.training.metrics import read_metrics
 
 _RESULTS, _METRICS = "results.json", "metrics.jsonl"

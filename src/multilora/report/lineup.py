@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from multilora.report.inputs import ReportInputs
-from multilora.spectral.sources import MIXED
+from multilora.runs.find import MIXED
 
 Facts = Mapping[str, Any]
 

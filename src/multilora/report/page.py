@@ -13,7 +13,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from multilora.bench.record import BenchRecord
-from multilora.folders import write_text
 from multilora.report.claims import Claim, judge
 from multilora.report.figures import Section
 from multilora.report.inputs import ReportInputs, gather
@@ -30,6 +29,7 @@ from multilora.report.sections.subspaces import subspaces
 from multilora.report.sections.trained import trained
 from multilora.report.sections.training import losses, resources
 from multilora.report.summary import sentences as summary_sentences
+from multilora.storage.folders import write_text
 
 REPORT_FILE = "report.html"
 _SHOWN_NOTES = 50

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from multilora.bench.record import AtLength
 from multilora.report.numbers import listed
-from multilora.spectral.sources import MIXED
+from multilora.runs.find import MIXED
 
 Facts = Mapping[str, Any]
 Role = Literal["multilora", "lora", "full"]

@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from multilora.bench.record import BenchRecord
-from multilora.folders import sync
 from multilora.report.inputs import ReportInputs
 from multilora.report.material import Material
 from multilora.report.paper_figures.costs import memory, memory_growth, speed
 from multilora.report.paper_figures.relations import mechanism, modules, subspace_by_rank, subspace_grid
 from multilora.report.paper_figures.spectra import energy_by_layer, spectra_curves, spectra_histograms
 from multilora.report.paper_figures.style import STYLE
+from multilora.storage.folders import sync
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

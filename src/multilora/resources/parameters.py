@@ -20,9 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from multilora.errors import InputError
-from multilora.layer import can_adapt
 from multilora.recipe import FullMethod, LoraMethod, MultiLoraMethod
-from multilora.tuner import linear_layer_names, nearest_layers
+from multilora.tuner.layer import can_adapt
+from multilora.tuner.model import linear_layer_names, nearest_layers
 
 Method = MultiLoraMethod | LoraMethod | FullMethod
 BYTES_TRAINED = 4  # what is trained is in fp32, and so is its file

@@ -9,7 +9,7 @@ from typing import cast
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
 
-from multilora.quantization import COMPUTE_DTYPES, quantised_names, refuse_twice, stored_quantization
+from multilora.base.quantization import COMPUTE_DTYPES, quantised_names, refuse_twice, stored_quantization
 from multilora.recipe import QuantizationSection
 
 _BLOCK, _SCALES_BLOCK = 64, 256  # numbers that share a scale; scales that share one of their own

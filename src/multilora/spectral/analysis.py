@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import natural_order
+from multilora.adapter.config import CONFIG_FILE
+from multilora.base.weights import ModelWeights, block_of, check_same_matrices
 from multilora.errors import InputError
+from multilora.runs.find import Source
 from multilora.spectral.cache import Cache, hash_files
 from multilora.spectral.deltas import AdapterDelta, Decomposition, Delta, ModelDelta, decomposed
 from multilora.spectral.matrix import BaseMatrix, MatrixOptions, analyse_matrix
-from multilora.spectral.model_weights import ModelWeights, block_of, check_same_matrices
-from multilora.spectral.sources import Source
+from multilora.storage.safetensors import natural_order
 
 
 class AnalysisProgress(Protocol):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from multilora.folders import sync, write_text
+from multilora.storage.folders import sync, write_text
 
 _VERSION = 1  # of the content: raised whenever a measure changes its meaning
 

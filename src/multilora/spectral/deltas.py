@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multilora.adapter_config import CONFIG_FILE
-from multilora.checkpoint import WEIGHTS_FILE, AdapterFile, open_adapter
+from multilora.adapter.config import CONFIG_FILE
+from multilora.adapter.file import WEIGHTS_FILE, AdapterFile, open_adapter
+from multilora.adapter.svd import one_thread, pair_svd
+from multilora.base.weights import ModelWeights, check_same_matrices
 from multilora.errors import InputError
-from multilora.functional import delta_weight
 from multilora.spectral.cache import Cache
 from multilora.spectral.dense import EXACT_UP_TO, best_device, top_svd
 from multilora.spectral.measures import numerical_rank
-from multilora.spectral.model_weights import ModelWeights, check_same_matrices
-from multilora.spectral.svd import one_thread, pair_svd
+from multilora.tuner.functional import delta_weight
 
 
 @dataclass(frozen=True)

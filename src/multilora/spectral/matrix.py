@@ -10,16 +10,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from multilora.safetensors_writer import dtype_name
+from multilora.adapter.svd import one_thread
+from multilora.base.weights import ModelWeights
 from multilora.spectral.deltas import AdapterDelta, Decomposition, DecompositionOptions, Delta
 from multilora.spectral.dense import best_device, top_svd
 from multilora.spectral.measures import curve_indices, decade_histogram, spectrum_measures
 from multilora.spectral.mechanism import RANKS, intruder_dimensions, mechanism, tuned_directions
-from multilora.spectral.model_weights import ModelWeights
 from multilora.spectral.modules import mean_off_diagonal, module_measures, module_pairs, scaling_distribution
-from multilora.spectral.numerics import MERGE_DTYPES, merge_error
 from multilora.spectral.subspace import grid_ranks, similarity_grid
-from multilora.spectral.svd import one_thread
+from multilora.storage.rounding import MERGE_DTYPES, merge_error
+from multilora.storage.safetensors import dtype_name
 
 _OWN_TOLERANCE = 1e-3  # of W's top singular values, relative to the largest
 

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from multilora.spectral.svd import truncation_error
+from multilora.adapter.svd import truncation_error
 
 SHARES = (1, 8, 32)
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multilora.adapter.svd import pair_svd
 from multilora.spectral.measures import effective_rank, numerical_rank, stable_rank
 from multilora.spectral.subspace import subspace_similarity
-from multilora.spectral.svd import pair_svd
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -20,7 +20,7 @@ def module_pairs(lora_A: Tensor, scaled_B: Tensor, num_loras: int) -> list[tuple
 
     Args:
         lora_A: (n·r, d_in).
-        scaled_B: (d_out, n·r), as `multilora.functional.scaled_lora_B` gives it.
+        scaled_B: (d_out, n·r), as `multilora.tuner.functional.scaled_lora_B` gives it.
         num_loras: n.
     """
     return list(zip(lora_A.chunk(num_loras), scaled_B.chunk(num_loras, dim=1), strict=True))

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from multilora.folders import sync, write_text
 from multilora.spectral.analysis import Analysis, Run
 from multilora.spectral.deltas import AdapterDelta
+from multilora.storage.folders import sync, write_text
 
 FORMAT = 1
 JSON_FILE, PARQUET_FILE = "analysis.json", "analysis.parquet"

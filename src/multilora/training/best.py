@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from multilora.folders import written_aside
+from multilora.storage.folders import written_aside
 from multilora.training.trainer import save_weights
 from multilora.training.validation import Validation, as_logs, is_better, measured
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from multilora.folders import write_text
+from multilora.storage.folders import write_text
 from multilora.training.progress import TrainingProgress
 from multilora.training.task_losses import by_task
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from multilora.errors import InputError
-from multilora.folders import written_aside
+from multilora.storage.folders import written_aside
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class Processes:
 
     @contextmanager
     def written_aside(self, final: Path, aside: Path) -> Generator[Path]:
-        """`multilora.folders.written_aside` for a folder that all processes write into, each files of its own."""
+        """`storage.folders.written_aside` for a folder that all processes write into, each files of its own."""
         stack = ExitStack()
         self.by_main(lambda: stack.enter_context(written_aside(final, aside)))
         with stack:  # cleans up after an error

@@ -11,27 +11,22 @@ from typing import Any
 
 from transformers import set_seed
 
+from multilora.base.loading import ModelSource, weights_dtype
 from multilora.data.guard import Guarded, guard_training
 from multilora.data.limits import ModelLimits
 from multilora.data.prepare import EncodedMixture, open_tasks, prepare_mixture, steps_of
 from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
-from multilora.folders import write_text, written_aside
 from multilora.recipe import FullMethod, Recipe
+from multilora.storage.folders import write_text, written_aside
+from multilora.terminal import quiet_libraries
 from multilora.training.best import RECORD, ValidationCallback, before_and_after, read_best
 from multilora.training.checkpoints import checkpoint_step
 from multilora.training.loading import Loading, loading_of
 from multilora.training.metrics import LogAtCheckpoints, MetricsCallback, cut_metrics, read_metrics
-from multilora.training.model import (
-    ModelSource,
-    ParameterCounts,
-    apply_method,
-    check_packing,
-    check_trainable,
-    weights_dtype,
-)
+from multilora.training.model import ParameterCounts, apply_method, check_packing, check_trainable
 from multilora.training.processes import Processes
-from multilora.training.progress import Silent, TrainingProgress, quiet_libraries
+from multilora.training.progress import Silent, TrainingProgress
 from multilora.training.results import RunResult, results_of
 from multilora.training.run_folder import RunFolder
 from multilora.training.sharding import is_sharded, shard

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from multilora.data.prepare import EncodedMixture
 from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
-from multilora.folders import is_empty, replace_folder, restore_replaced, written_aside
 from multilora.recipe import Recipe
 from multilora.recipe.differences import differing, flat
+from multilora.storage.folders import is_empty, replace_folder, restore_replaced, written_aside
 
 # How the rows of a step are dealt out: to processes, to forward passes.
 _DEALING = ("batch_size", "gradient_accumulation")

@@ -22,16 +22,16 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from multilora.base.quantization import trained_in_fp32
 from multilora.errors import InputError
-from multilora.quantization import trained_in_fp32
 from multilora.recipe import FullMethod, Recipe
 from multilora.training.batches import TASK_IDS
 from multilora.training.checkpoints import Checkpoints
 from multilora.training.loading import Loading
-from multilora.training.optimizer import optimizer_groups
 from multilora.training.processes import Processes
 from multilora.training.sharding import load_weights, own_state, whole_state, whole_weights
 from multilora.training.task_losses import TaskLosses
+from multilora.tuner.optimizer import optimizer_groups
 
 
 def trainer_arguments(recipe: Recipe, steps: int, output: Path) -> SFTConfig:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, TaskCounts, encode_task
-from multilora.data.example import EvalSplit, NoSplitError, Task
 from multilora.data.general_text import read_texts
 from multilora.errors import InputError, nearest
 from multilora.recipe import Recipe
+from multilora.tasks.example import EvalSplit, NoSplitError, Task
 from multilora.training.batches import Collator, as_dataset
 from multilora.training.task_losses import TaskLosses, by_task
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multilora.data.tasks.folder import FolderTask
-from multilora.data.tasks.mmlu import MMLU, SUBJECTS
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn
+from multilora.tasks.folder import FolderTask
+from multilora.tasks.mmlu import MMLU, SUBJECTS
+from multilora.tasks.registry import BUILT_IN, BuiltIn
 
 Row = dict[str, Any]
 

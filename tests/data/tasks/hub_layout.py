@@ -13,8 +13,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from data.tasks.formats import JSON_LINES
-from multilora.data.tasks.mmlu import SUBJECTS
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn
+from multilora.tasks.mmlu import SUBJECTS
+from multilora.tasks.registry import BUILT_IN, BuiltIn
 
 Row = dict[str, Any]
 TEXT, NUMBER = Value("string"), Value("int32")

@@ -11,8 +11,8 @@ import pytest
 
 from data.tasks.formats import JSON_LINES, TEST, TRAIN, made_up, write_lines
 from multilora import InputError
-from multilora.data.example import BadRow, Example, Task
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn
+from multilora.tasks.example import BadRow, Example, Task
+from multilora.tasks.registry import BUILT_IN, BuiltIn
 
 KINDS: tuple[BuiltIn, ...] = get_args(BuiltIn)
 SCORED = [kind for kind in KINDS if kind != "alpaca"]

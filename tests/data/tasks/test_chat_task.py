@@ -12,11 +12,11 @@ import pytest
 from data.tasks.formats import write_lines
 from data.tasks.hub_layout import write_split
 from multilora import InputError
-from multilora.data.example import BadRow, Conversation, Example, NoSplitError
-from multilora.data.keys import key_of
-from multilora.data.tasks.chat import ChatTask
-from multilora.data.tasks.registry import build_task
 from multilora.recipe import ChatTaskSection
+from multilora.tasks.chat import ChatTask
+from multilora.tasks.example import BadRow, Conversation, Example, NoSplitError
+from multilora.tasks.keys import key_of
+from multilora.tasks.registry import build_task
 
 
 def turns(*texts: str) -> list[dict[str, Any]]:

@@ -14,11 +14,11 @@ from data.tasks.formats import JSON_LINES, TRAIN, write_lines
 from data.tasks.hub_layout import as_on_hub
 from miniature import byte_level_tokenizer
 from multilora.data.chat import chat_pieces
-from multilora.data.example import BadRow, Conversation, Example, Task
-from multilora.data.tasks.mmlu import SUBJECTS
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn, build_task
-from multilora.data.tasks.superglue import SuperGlueTask
 from multilora.recipe import Recipe
+from multilora.tasks.example import BadRow, Conversation, Example, Task
+from multilora.tasks.mmlu import SUBJECTS
+from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
+from multilora.tasks.superglue import SuperGlueTask
 from places import ROOT
 
 TEXT = (ROOT / "docs/data.md").read_text(encoding="utf-8")

@@ -14,14 +14,14 @@ import pytest
 from data.tasks.formats import JSON_LINES, made_up, write_lines, write_mmlu
 from data.tasks.hub_layout import as_on_hub, made_up_rows, write_hub, write_mmlu_hub, write_split
 from multilora import InputError
-from multilora.data.example import BadRow, Example, NoSplitError
-from multilora.data.keys import key_of
 from multilora.data.streaming import training_files
-from multilora.data.tasks.folder import FolderTask
-from multilora.data.tasks.hub import HubSource
-from multilora.data.tasks.mmlu import MMLU, SUBJECTS
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn, build_task
 from multilora.recipe import BuiltInTaskSection
+from multilora.tasks.example import BadRow, Example, NoSplitError
+from multilora.tasks.folder import FolderTask
+from multilora.tasks.hub import HubSource
+from multilora.tasks.keys import key_of
+from multilora.tasks.mmlu import MMLU, SUBJECTS
+from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
 
 KINDS: list[BuiltIn] = [kind for kind in get_args(BuiltIn) if kind != "mmlu"]
 

@@ -12,10 +12,10 @@ import datasets
 import pytest
 
 from data.tasks.hub_layout import MMLU_COLUMNS, write_hub, write_split
-from multilora.data.example import BadRow, Example
-from multilora.data.tasks.mmlu import MMLU, SUBJECTS
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn, build_task
 from multilora.recipe import BuiltInTaskSection
+from multilora.tasks.example import BadRow, Example
+from multilora.tasks.mmlu import MMLU, SUBJECTS
+from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import pytest
 
 from data.tasks.hub_layout import write_split
 from multilora import InputError
-from multilora.data.example import BadRow, Example
-from multilora.data.tasks.jsonl import JsonlTask
-from multilora.data.tasks.registry import build_task
-from multilora.data.template import Template
 from multilora.recipe import TaskSection
+from multilora.tasks.example import BadRow, Example
+from multilora.tasks.jsonl import JsonlTask
+from multilora.tasks.registry import build_task
+from multilora.tasks.template import Template
 
 
 def task(*files: Path, prompt: str | list[str] = "Q: {q}", completion: str = "{a}") -> JsonlTask:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from multilora import InputError
-from multilora.data.example import BadRow, Example, NoSplitError, Scoring
-from multilora.data.tasks.registry import build_task
 from multilora.recipe import Recipe
+from multilora.tasks.example import BadRow, Example, NoSplitError, Scoring
+from multilora.tasks.registry import build_task
 
 
 def write(path: Path, *rows: dict[str, Any]) -> str:

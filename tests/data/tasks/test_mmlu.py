@@ -10,11 +10,11 @@ import pytest
 
 from data.tasks.formats import auxiliary, write_csv, write_mmlu
 from multilora import InputError
-from multilora.data.example import BadRow, Example, NoSplitError
-from multilora.data.keys import key_of
-from multilora.data.tasks.mmlu import MMLU, SUBJECTS
-from multilora.data.tasks.registry import build_task
 from multilora.recipe import BuiltInTaskSection
+from multilora.tasks.example import BadRow, Example, NoSplitError
+from multilora.tasks.keys import key_of
+from multilora.tasks.mmlu import MMLU, SUBJECTS
+from multilora.tasks.registry import build_task
 
 
 def good(rows: Iterable[Example | BadRow]) -> list[Example]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from multilora.data.example import BadRow, Example
-from multilora.data.tasks.folder import FolderTask
-from multilora.data.tasks.mmlu import MMLU, SUBJECTS
-from multilora.data.tasks.numbers import final_number
-from multilora.data.tasks.registry import BUILT_IN, BuiltIn
+from multilora.tasks.example import BadRow, Example
+from multilora.tasks.folder import FolderTask
+from multilora.tasks.mmlu import MMLU, SUBJECTS
+from multilora.tasks.numbers import final_number
+from multilora.tasks.registry import BUILT_IN, BuiltIn
 
 
 def task_on(data_dir: Path, kind: BuiltIn, folder: str, share: float = 0.0) -> FolderTask:

@@ -12,7 +12,7 @@ from multilora.report.inputs import ComparedMethods, TrainedRun
 from multilora.report.markup import el, table
 from multilora.report.material import Material
 from multilora.report.numbers import NONE, percent, points, short
-from multilora.spectral.sources import MIXED
+from multilora.runs.find import MIXED
 
 AVERAGE = "average"
 _TEST = "eval-test"

@@ -1,0 +1,1 @@
+"""Base models: loading, structure, weights as files, quantisation, what can be adapted."""

@@ -1,0 +1,176 @@
+"""`multilora compare`: a recipe's methods, seeds and regimes, one training each, and one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multilora.base.loading import ModelSource
+from multilora.comparison.cell_results import is_done
+from multilora.comparison.grid import Grid, single_steps
+from multilora.comparison.runner import ComparisonProgress, Failure, choose_rates, open_folder, run_cells
+from multilora.comparison.table import summary
+from multilora.data.prepare import encode_mixture, open_tasks, steps_of
+from multilora.errors import InputError
+from multilora.evaluation.definitions import require_harness
+from multilora.recipe import Recipe
+from multilora.recipe.comparison import ComparedMethod, ComparisonSection
+from multilora.recipe.file import load_recipe
+from multilora.recipe.method_names import named_method
+from multilora.storage.folders import write_text
+from multilora.terminal import quiet_libraries
+
+ANALYSIS = "analysis"
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What differs from the recipe's `comparison` section; None: as it says.
+
+    Attributes:
+        methods: short names of methods.
+        seeds: how many.
+        regimes: mixed, single.
+        learning_rates: to sweep.
+        limit: test rows per task.
+        out: the comparison's folder; None: `comparison` beside the recipe's output.
+        analysis: end with the analysis of what training changed, and the page.
+    """
+
+    methods: Sequence[str] | None = None
+    seeds: int | None = None
+    regimes: Sequence[str] | None = None
+    learning_rates: Sequence[float] | None = None
+    limit: int | None = None
+    out: Path | None = None
+    analysis: bool = True
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` made.
+
+    Attributes:
+        folder: with comparison.json, results.json, the cells, and analysis/.
+        results: the content of results.json.
+        failures: the cells that did not end well.
+        page: the page; None: no cell is done, or it was not asked for.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+    failures: Sequence[Failure]
+    page: Path | None = None
+
+
+def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progress: ComparisonProgress) -> Comparison:
+    """Run a comparison, or go on with it: cells that are done are not repeated.
+
+    Args:
+        path: the recipe.
+        overrides: `key=value` each, as for `train`.
+        options: what differs from the recipe's `comparison` section.
+        progress: is told how it goes.
+
+    Raises:
+        InputError: the recipe or the options are not right, or the folder holds another comparison.
+    """
+    require_harness()
+    recipe = load_recipe(path, overrides)
+    out = options.out or recipe.training.output.with_name(f"{recipe.training.output.name}-comparison")
+    grid = Grid(recipe, _section(recipe, options), out)
+    for task in (tasks := open_tasks(recipe)):
+        if task.scoring.kind != "none":
+            task.check("test")
+    steps = _single_steps(recipe, tasks) if "single" in grid.section.regimes else {}
+    open_folder(grid)
+    test = {"limit": grid.section.limit, "max_new_tokens": grid.section.max_new_tokens}
+    try:
+        trials = grid.trials()
+        todo = [cell for cell in trials if not is_done(cell)]
+        finals = grid.finals({}, steps)
+        failures = run_cells(todo, test, progress, after=len(finals))
+        if failures:  # a learning rate chosen among fewer trials would not be a fair one
+            return Comparison(out, summary(grid, [], {}, {}), failures)
+        chosen, tried = choose_rates(grid, trials)
+        finals = grid.finals(chosen, steps)
+        left = [cell for cell in finals if not is_done(cell)]
+        if done := len(trials) - len(todo) + len(finals) - len(left):
+            progress.note(f"{done} of {len(trials) + len(finals)} cells were done before")
+        failures += run_cells(left, test, progress, before=len(todo))
+    finally:
+        progress.stop()
+    results = summary(grid, finals, tried, chosen)
+    write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
+    page = _page(out, progress) if options.analysis and any(map(is_done, finals)) else None
+    return Comparison(out, results, failures, page)
+
+
+def failed_lines(failures: Sequence[Failure]) -> list[str]:
+    """What to tell about cells that failed, with where to read more."""
+    return [f"{failure.cell.title}: {failure.reason}\n    {failure.log}" for failure in failures]
+
+
+def _page(out: Path, progress: ComparisonProgress) -> Path:
+    """Analyse the cells, and write the page; of results alone, where there is nothing to analyse."""
+    from multilora.report.analyze import AnalyzeOptions, analyze
+    from multilora.report.page import REPORT_FILE, report_on
+
+    folder = out / ANALYSIS
+    try:
+        return analyze([str(out)], folder, AnalyzeOptions(), _AnalysisNotes(progress)).page
+    except InputError as error:
+        progress.note(f"no analysis: {error}")
+    folder.mkdir(exist_ok=True)
+    report_on(folder / REPORT_FILE, None, [out])
+    return folder / REPORT_FILE
+
+
+@dataclass(frozen=True)
+class _AnalysisNotes:
+    """Tells a comparison's watcher how its analysis goes."""
+
+    progress: ComparisonProgress
+
+    def note(self, text: str) -> None: ...
+
+    def start(self, matrices: int) -> None:
+        self.progress.note(f"analysing what training changed in {matrices:,} matrices")
+
+    def matrix(self, run: str, layer: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def _section(recipe: Recipe, options: CompareOptions) -> ComparisonSection:
+    section = recipe.comparison or ComparisonSection.model_validate({})
+    given: dict[str, Any] = {
+        "seeds": options.seeds,
+        "regimes": list(options.regimes) if options.regimes else None,
+        "learning_rates": list(options.learning_rates) if options.learning_rates else None,
+        "limit": options.limit,
+    }
+    if options.methods:
+        given["methods"] = {
+            name: section.methods.get(name, ComparedMethod.model_validate({})).model_dump() for name in options.methods
+        }
+        for name in options.methods:
+            named_method(name, recipe.method)
+    data = section.model_dump() | {key: value for key, value in given.items() if value is not None}
+    if options.learning_rates:  # for every method alike
+        data["methods"] = {name: of | {"learning_rates": None} for name, of in data["methods"].items()}
+    try:
+        return ComparisonSection.model_validate(data)
+    except ValueError as error:
+        raise InputError(f"comparison: {error}") from error
+
+
+def _single_steps(recipe: Recipe, tasks: Sequence[Any]) -> dict[str, int]:
+    with quiet_libraries():
+        mixture = encode_mixture(recipe, tasks, ModelSource.find(recipe.model).tokenizer())
+    means = [float(task.lengths.mean()) for task in mixture.tasks]
+    steps = single_steps(steps_of(recipe, mixture), mixture.rates, means, recipe.training.packing)
+    return dict(zip(recipe.tasks, steps, strict=True))

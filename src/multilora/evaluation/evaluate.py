@@ -1,0 +1,213 @@
+"""`multilora eval`: a run, an adapter or a model on a recipe's tasks and on the harness's own, into a folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multilora.errors import InputError
+from multilora.evaluation.definitions import require_harness
+from multilora.evaluation.harness import MAX_NEW_TOKENS, evaluate_tasks
+from multilora.evaluation.long_prompts import OnLongPrompt
+from multilora.evaluation.records import BatchSize, Evaluation, TaskEvaluation
+from multilora.evaluation.results import Score
+from multilora.evaluation.stock import StockTasks, find_stock
+from multilora.evaluation.subject import Subject
+from multilora.recipe import Recipe
+from multilora.storage.folders import new_folder
+from multilora.tasks.example import EvalSplit, NoSplitError, Task
+from multilora.tasks.registry import build_task
+from multilora.terminal import quiet_libraries
+
+RESULTS, PREDICTIONS = "results.json", "predictions"
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What to evaluate on, and how.
+
+    Attributes:
+        tasks: names of tasks of the recipe, or of the harness's own; empty: all of the recipe.
+        recipe: names the tasks; None: the run's own.
+        split: which rows of the recipe's tasks.
+        limit: a fixed sample of at most so many rows of each task; None: all.
+        batch_size: rows at a time; auto: on CUDA as many as fit, and 16 elsewhere.
+        on_long_prompt: what to do with a row that does not fit into the context.
+        max_length: tokens of the context; None: what the model can take.
+        max_new_tokens: of generated answers.
+        out: folder for the results; None: `eval-SPLIT` in the run folder, or beside the adapter.
+        overwrite: replace earlier results there.
+        base: the base model, without the adapter.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    tasks: Sequence[str] = ()
+    recipe: Path | None = None
+    split: EvalSplit = "test"
+    limit: int | None = None
+    batch_size: BatchSize = "auto"
+    on_long_prompt: OnLongPrompt = "drop"
+    max_length: int | None = None
+    max_new_tokens: int = MAX_NEW_TOKENS
+    out: Path | None = None
+    overwrite: bool = False
+    base: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What `evaluate` wrote.
+
+    Attributes:
+        folder: with results.json and predictions/.
+        results: the content of results.json.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+
+
+def evaluate(target: str, options: EvalOptions, note: Callable[[str], None]) -> EvalReport:
+    """Evaluate a run, an adapter or a model. What can be checked is checked before any weights are read.
+
+    Args:
+        target: a run folder, a folder with an adapter or a model, or a model's id on the hub.
+        options: what to evaluate on, and how.
+        note: is told what happens, a line at a time.
+
+    Raises:
+        InputError: as `Subject.find` and `evaluate_tasks` say; unknown tasks; results that are there already.
+    """
+    require_harness()
+    subject = Subject.find(target, options.recipe, options.base, options.trust_remote_code)
+    tasks, others = _choose(subject.recipe, options.tasks)
+    _check(tasks, options.split, alone=not others)
+    out = options.out or _default_out(subject, options)
+    with quiet_libraries(), new_folder(out, overwrite=options.overwrite, replaceable=(RESULTS, PREDICTIONS)) as folder:
+        began = time.monotonic()
+        stock = find_stock(others, subject.recipe.tasks if subject.recipe else ()) if others else StockTasks()
+        note(f"loading {subject.source.location}" + (f" with {subject.adapter}" if subject.adapter else ""))
+        model, tokenizer = subject.load()
+        evaluation = evaluate_tasks(
+            model,
+            tokenizer,
+            tasks,
+            split=options.split,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            on_long_prompt=options.on_long_prompt,
+            max_length=options.max_length,
+            max_new_tokens=options.max_new_tokens,
+            harness_tasks=stock,
+            on_bad_row={name: task.on_bad_row for name, task in subject.recipe.tasks.items()} if subject.recipe else {},
+            note=note,
+        )
+        results = _results(subject, options, evaluation, model) | {"seconds": round(time.monotonic() - began, 2)}
+        _write(folder, evaluation, results)
+    return EvalReport(out, results)
+
+
+def _choose(recipe: Recipe | None, names: Sequence[str]) -> tuple[list[Task], list[str]]:
+    """The recipe's tasks among the names, and the names that are left for the harness."""
+    if recipe is None and not names:
+        raise InputError(
+            "nothing says which tasks to evaluate on: name a recipe (--recipe), or tasks of lm-evaluation-harness "
+            "(--tasks)"
+        )
+    sections = recipe.tasks if recipe else {}
+    chosen = dict.fromkeys(names or sections)
+    return (
+        [build_task(name, sections[name]) for name in chosen if name in sections],
+        [name for name in chosen if name not in sections],
+    )
+
+
+def _check(tasks: Sequence[Task], split: EvalSplit, alone: bool) -> None:
+    """Every file can be opened, and something can be scored."""
+    faults: list[str] = []
+    reasons: list[str] = []
+    for task in tasks:
+        if task.scoring.kind == "none":
+            reasons.append(f"{task.name}: free text, for which the task has no score")
+            continue
+        try:
+            task.check(split)
+        except NoSplitError as error:
+            reasons.append(str(error))
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    if alone and len(reasons) == len(tasks):
+        raise InputError("\n".join(["no task can be scored:", *(f"  {reason}" for reason in reasons)]))
+
+
+def _default_out(subject: Subject, options: EvalOptions) -> Path:
+    folder, prefix = subject.place
+    return folder / f"{prefix}eval-{options.split}{'-base' if options.base else ''}"
+
+
+# What is written --------------------------------------------------------------------------------------------------
+
+
+def _results(subject: Subject, options: EvalOptions, evaluation: Evaluation, model: Any) -> dict[str, Any]:
+    recipe = subject.precision
+    return {
+        "model": subject.source.location,
+        "revision": subject.source.options.get("revision"),
+        "adapter": str(subject.adapter.resolve()) if subject.adapter else None,
+        "recipe_hash": recipe.recipe_hash() if recipe else None,
+        "split": options.split,
+        "limit": options.limit,
+        "batch_size": options.batch_size,
+        "on_long_prompt": options.on_long_prompt,
+        "max_length": evaluation.max_length,
+        "max_new_tokens": options.max_new_tokens,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type,
+        "tasks": {name: _task(task) for name, task in evaluation.tasks.items()},
+        "versions": {
+            "python": platform.python_version(),
+            "lm_eval": evaluation.harness,
+            **{name: version(name) for name in ("multilora", "torch", "transformers", "peft")},
+        },
+    }
+
+
+def _task(task: TaskEvaluation) -> dict[str, Any]:
+    if task.not_scored:
+        return {"not_scored": task.not_scored, "seconds": round(task.seconds, 2)}
+    data: dict[str, Any] = {"metrics": _scores(task.metrics), "rows": task.rows, "scored": len(task.predictions)}
+    if task.long_prompts is not None:
+        data["long_prompts"] = asdict(task.long_prompts)
+    if task.counts is not None:
+        data["bad_rows"] = {"count": task.counts.skipped, "named": task.counts.skipped_named}
+    for kind, groups in task.groups.items():
+        data[f"by_{kind}"] = {name: _scores(metrics) for name, metrics in groups.items()}
+    return data | {"seconds": round(task.seconds, 2)}
+
+
+def _scores(metrics: Mapping[str, Score]) -> dict[str, Any]:
+    return {name: asdict(score) for name, score in metrics.items()}
+
+
+def _write(folder: Path, evaluation: Evaluation, results: Mapping[str, Any]) -> None:
+    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+    (folder / PREDICTIONS).mkdir()
+    for name, task in evaluation.tasks.items():
+        if task.predictions:
+            lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in task.predictions)
+            file_name = re.sub(r"[^\w.-]", "_", name)  # the harness's names may hold anything
+            file = folder / PREDICTIONS / f"{file_name}.jsonl"
+            file.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Files that appear whole: folders, safetensors, and what rounding costs."""

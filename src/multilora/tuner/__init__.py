@@ -1,0 +1,1 @@
+"""The method: equation, layer, configuration, model, registration with PEFT."""

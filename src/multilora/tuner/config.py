@@ -1,0 +1,181 @@
+"""`MultiLoraConfig`: what a user of PEFT writes instead of `LoraConfig`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from peft import PeftConfig
+from peft.utils import PeftType
+
+from multilora.errors import InputError, nearest
+from multilora.tuner.registration import MULTILORA, add_peft_type
+
+add_peft_type()
+
+Scaling = Literal["vector", "scalar", "none"]
+InitWeights = Literal["gaussian", "kaiming_uniform", "orthogonal", "lora"]
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "scaling": ("vector", "scalar", "none"),
+    "init_weights": (True, False, "gaussian", "kaiming_uniform", "orthogonal", "lora"),
+    "bias": ("none", "all", "multilora_only"),
+}
+
+
+@dataclass
+class MultiLoraConfig(PeftConfig):
+    """The configuration of MultiLoRA (Wang et al. 2023, arXiv 2311.11501): n LoRA modules in parallel per layer.
+
+    Each targeted linear layer computes `y = W x + Σ_i s_i ⊙ (lora_alpha / r) B_i A_i x`, i = 1 … num_loras. The
+    help text of each field (`MultiLoraConfig.__dataclass_fields__[name].metadata["help"]`) says what it does.
+
+    Raises:
+        InputError (a ValueError): a field's value is out of range; the message names field, value and remedy.
+    """
+
+    r: int = field(
+        default=32,
+        metadata={"help": "Rank of each LoRA module; the adapter's total rank is num_loras * r. At least 1."},
+    )
+    num_loras: int = field(
+        default=3,
+        metadata={"help": "Number n of parallel LoRA modules per layer. At least 1."},
+    )
+    lora_alpha: float | None = field(
+        default=None,
+        metadata={"help": "The constant factor is lora_alpha / r. None: each module's own r, so the factor is 1."},
+    )
+    lora_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Dropout on the adapter's input, one mask shared by the num_loras modules; in [0, 1)."},
+    )
+    scaling: Scaling = field(
+        default="vector",
+        metadata={
+            "help": "The learned scale of each module: 'vector' (one number per output feature), 'scalar' (one "
+            "number) or 'none' (no learned scale; for controls)."
+        },
+    )
+    init_weights: bool | InitWeights = field(
+        default=True,
+        metadata={
+            "help": "How training starts. 'gaussian', 'kaiming_uniform': A and B random (var 1/(3 d_in), 1/(3 r)), "
+            "scale zero. 'orthogonal': the rows of all A_i mutually orthonormal, scaled to the same variance; B "
+            "Gaussian, scale zero. 'lora': A Kaiming uniform, B zero; needs scaling='none'. True: 'gaussian', or "
+            "'lora' where scaling='none'. False: everything random, so the adapted model differs from the base model "
+            "from the start (for tests)."
+        },
+    )
+    target_modules: list[str] | set[str] | str | None = field(
+        default="all-linear",
+        metadata={
+            "help": "The linear layers to adapt: a list of names or name endings, a regular expression, or "
+            "'all-linear' (every linear layer but the output layer). None means 'all-linear'."
+        },
+    )
+    exclude_modules: list[str] | set[str] | str | None = field(
+        default=None,
+        metadata={"help": "Layers not to adapt: a list of names or name endings, or a regular expression."},
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None,
+        metadata={"help": "Adapt only the blocks of these indexes; needs target_modules as a list."},
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Name of the list of blocks ('layers', 'h', …) for layers_to_transform."},
+    )
+    rank_pattern: dict[str, int] = field(
+        default_factory=dict[str, int],
+        metadata={"help": "Layer name or regular expression to r, where it differs from the field r."},
+    )
+    alpha_pattern: dict[str, float] = field(
+        default_factory=dict[str, float],
+        metadata={"help": "Layer name or regular expression to lora_alpha, where it differs from the field."},
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={"help": "Other modules to train in full and to save with the adapter, such as a classifier head."},
+    )
+    bias: Literal["none", "all", "multilora_only"] = field(
+        default="none",
+        metadata={
+            "help": "Train biases too: 'all' of the model's, or those of the adapted layers ('multilora_only'). The "
+            "base model is then no longer what it was when the adapter is disabled."
+        },
+    )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None,
+        metadata={"help": "Token ids whose embeddings are trained too: a list, or embedding layer name to list."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType(MULTILORA)
+        for name in ("r", "num_loras"):
+            _check_positive_integer(name, getattr(self, name))
+        for pattern, r in self.rank_pattern.items():
+            _check_positive_integer(f"rank_pattern[{pattern!r}]", r)
+        alphas = {"lora_alpha": self.lora_alpha} | {f"alpha_pattern[{k!r}]": v for k, v in self.alpha_pattern.items()}
+        for name, alpha in alphas.items():
+            _check_alpha(name, alpha)
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise InputError(f"lora_dropout must be in [0, 1); got {self.lora_dropout!r}")
+        for name, choices in _CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
+        self._check_init_against_scaling()
+        self._check_targets()
+
+    def to_dict(self) -> dict[str, Any]:
+        # Sorted, so that the same adapter gives the same adapter_config.json.
+        return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
+
+    def _check_init_against_scaling(self) -> None:
+        if self.init_weights == "lora" and self.scaling != "none":
+            raise InputError(
+                f"init_weights='lora' starts at B = 0 and needs scaling='none'; got scaling={self.scaling!r}, whose "
+                "zero start would leave every gradient at zero. Set scaling='none', or another init_weights"
+            )
+        if self.scaling == "none" and self.init_weights in ("gaussian", "kaiming_uniform", "orthogonal"):
+            warnings.warn(
+                f"scaling='none' with init_weights={self.init_weights!r}: without a scale that starts at zero the "
+                "adapted model differs from the base model from the first step. init_weights='lora' would not",
+                stacklevel=4,
+            )
+
+    def _check_targets(self) -> None:
+        if self.target_modules is None:
+            self.target_modules = "all-linear"
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise InputError(
+                f"layers_to_transform={self.layers_to_transform!r} needs target_modules as a list; got the regular "
+                f"expression or keyword {self.target_modules!r}. List the names, or put the layers into the expression"
+            )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise InputError(f"layers_pattern={self.layers_pattern!r} needs layers_to_transform as well")
+
+
+def _check_positive_integer(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be an integer of at least 1; got {value!r}")
+
+
+def _check_alpha(name: str, alpha: Any) -> None:
+    number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if alpha is not None and not (number and math.isfinite(alpha) and alpha > 0):
+        raise InputError(f"{name} must be a positive number, or None for each module's own r; got {alpha!r}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    # `in` alone would let 1 pass for True.
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        words = [choice for choice in choices if isinstance(choice, str)]
+        near = nearest(value, words) if isinstance(value, str) else ""
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}{near}")

@@ -1,0 +1,242 @@
+"""`MultiLoraModel`: injects the adapted layers into a model, for PEFT."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper, get_quantization_kwargs
+from peft.utils.error import NoMatchingPeftModuleError
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from multilora.errors import InputError, nearest
+from multilora.tuner.bnb import keep_unsorted
+from multilora.tuner.config import MultiLoraConfig
+from multilora.tuner.layer import MultiLoraLinear, can_adapt
+
+# PEFT guards its own methods likewise, by name, and misses dt_proj.
+_MAMBA = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+_NEVER_CALLED_IN_MAMBA = frozenset({"conv1d", "dt_proj", "out_proj"})
+
+
+class NoMatchingModuleError(InputError, NoMatchingPeftModuleError):
+    """`target_modules` match no layer that can be adapted; an `InputError` that PEFT's handlers recognise too."""
+
+
+class MultiLoraModel(BaseTuner):
+    """A model whose targeted linear layers carry MultiLoRA adapters; made by `peft.get_peft_model`.
+
+    Args:
+        model: the base model; changed in place.
+        config: a `MultiLoraConfig`.
+        adapter_name: the adapter's name.
+
+    Raises:
+        InputError: a targeted module cannot be adapted, or none matches; the message names them.
+    """
+
+    prefix = "multilora_"
+    tuner_layer_cls = MultiLoraLinear
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's declaration; target_modules=None means "all-linear" for every model
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        wanted = cast(MultiLoraConfig, self.peft_config[adapter_name]).target_modules
+        names = linear_layer_names(model)
+        if kwargs.get("state_dict") is None and isinstance(wanted, (set, list)):
+            present = [name for name, _ in model.named_modules()]
+            unmatched = sorted(w for w in wanted if not any(n == w or n.endswith(f".{w}") for n in present))
+            if unmatched:
+                message = (
+                    f"target_modules {unmatched} match no module{nearest_layers(unmatched, names)}. "
+                    "`multilora targets MODEL` lists all"
+                )
+                if len(unmatched) == len(wanted):
+                    raise NoMatchingModuleError(message)
+                warnings.warn(message, stacklevel=2)
+        keep_unsorted(model)  # layers without an adapter pass gradients on to those that have one
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except NoMatchingPeftModuleError as error:
+            raise NoMatchingModuleError(
+                f"target_modules {wanted!r} match no linear layer ({error}){nearest_layers([str(wanted)], names)}. "
+                "`multilora targets MODEL` lists all"
+            ) from error
+        _warn_of_full_rank(model, adapter_name)
+
+    def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride] - PEFT pairs tuner and config
+        self,
+        peft_config: MultiLoraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        if not can_adapt(base_layer):
+            raise InputError(
+                f"Target module {current_key!r} is not supported: it is a {type(base_layer).__module__}."
+                f"{type(base_layer).__qualname__}, and MultiLoRA adapts torch.nn.Linear, transformers' Conv1D and "
+                "quantised linear layers. Leave it out of target_modules, or name it in exclude_modules"
+            )
+        rank_key = get_pattern_key(list(peft_config.rank_pattern), current_key)
+        alpha_key = get_pattern_key(list(peft_config.alpha_pattern), current_key)
+        arguments: dict[str, Any] = {
+            "r": peft_config.rank_pattern.get(rank_key, peft_config.r),
+            "num_loras": peft_config.num_loras,
+            "lora_alpha": peft_config.alpha_pattern.get(alpha_key, peft_config.lora_alpha),
+            "lora_dropout": peft_config.lora_dropout,
+            "scaling": peft_config.scaling,
+            "init_weights": peft_config.init_weights,
+            "inference_mode": peft_config.inference_mode,
+        }
+        if isinstance(target, MultiLoraLinear):
+            target.update_layer(adapter_name, **arguments)
+        else:
+            layer = MultiLoraLinear(target, adapter_name, **arguments, **get_quantization_kwargs(self.model))
+            if adapter_name not in self.active_adapters:
+                layer.requires_grad_(False)  # an adapter added beside the active one is not trained
+            self._replace_module(parent, target_name, layer, target)
+
+    def _check_target_module_compatiblity(self, peft_config: PeftConfig, model: nn.Module, target_name: str) -> None:
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        if model_type in _MAMBA and target_name in _NEVER_CALLED_IN_MAMBA:
+            raise InputError(
+                f"{target_name!r} of a {model_type} model cannot be adapted: the model reads the layer's weight and "
+                f"never calls it, so the adapter would be ignored. Set exclude_modules={sorted(_NEVER_CALLED_IN_MAMBA)}"
+            )
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """PEFT puts new parameters in the place of those that it casts, and these require gradients, always."""
+        dicts = [
+            getattr(layer, kind)
+            for layer in self.model.modules()
+            if isinstance(layer, MultiLoraLinear)
+            for kind in layer.adapter_layer_names
+        ]
+        frozen = [each for each in dicts if adapter_name in each and not each[adapter_name].requires_grad]
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for each in frozen:
+            each[adapter_name].requires_grad_(False)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own version also assigns `child.weight` to the new module, which a base layer that comes back has
+        # already and which fails for trainable tokens; our layers put themselves on the base layer's device.
+        setattr(parent, child_name, new_module)
+
+    # Mixed batches: one adapter name per row, at inference, as PEFT's LoRA has them --------------------------------
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Generator[None]:
+        adapter_names: Sequence[str] | None = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise InputError("adapter_names is for inference; call model.eval() first, or leave it out")
+        layers = [module for module in self.modules() if isinstance(module, MultiLoraLinear)]
+        known = {name for layer in layers for name in layer.multilora_A} | {"__base__"}
+        unknown = sorted(set(adapter_names) - known)
+        if unknown:
+            raise InputError(
+                f"adapter_names: no such adapter(s): {', '.join(unknown)}{nearest(unknown[0], known)}; "
+                f"the model has {', '.join(sorted(known))}"
+            )
+        hook = partial(_pass_adapter_names, adapter_names=list(adapter_names), num_beams=kwargs.get("num_beams") or 1)
+        handles = [
+            module.register_forward_pre_hook(hook, with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, (MultiLoraLinear, AuxiliaryTrainingWrapper))
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # Loading ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """PEFT ignores an adapter's tensors for which the model has no place; here they are an error.
+
+        Tensors that are lacking are left to PEFT, which warns of them: loading a part is a use of its own.
+
+        Raises:
+            InputError: there are tensors of this method that no adapted layer takes.
+        """
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        expected = {
+            f"{name}.{kind}.{adapter_name}" if name else f"{kind}.{adapter_name}"
+            for name, module in model.named_modules()
+            if isinstance(module, MultiLoraLinear)
+            for kind in cls.tuner_layer_cls.adapter_layer_names
+            if adapter_name in getattr(module, kind)
+        }
+        kinds = tuple(f".{kind}" for kind in cls.tuner_layer_cls.adapter_layer_names)
+        # Untranslated keys end in the kind; translated ones in the adapter's name.
+        stray = sorted(key for key in remapped if key.endswith(kinds) and key not in expected)
+        if stray:
+            base = config.base_model_name_or_path
+            raise InputError(
+                f"adapter {adapter_name!r} does not fit this model, or its own adapter_config.json: {len(stray)} of "
+                f"its tensors have no place in the model, such as {stray[0]!r}"
+                + (f". It was trained on {base!r}" if base else "")
+            )
+        return remapped
+
+
+def linear_layer_names(model: nn.Module) -> list[str]:
+    """Names of the modules of `model` that can be adapted, without those inside adapters."""
+    inner = [f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer) and name]
+    return [
+        name
+        for name, module in model.named_modules()
+        if can_adapt(module.get_base_layer() if isinstance(module, BaseTunerLayer) else module)
+        and not name.startswith(tuple(inner))
+    ]
+
+
+def _warn_of_full_rank(model: nn.Module, adapter_name: str) -> None:
+    """Once for all layers on which the pair's rank n·r is above what ΔW can have."""
+    found = [
+        (name, layer.num_loras[adapter_name] * layer.r[adapter_name], min(layer.in_features, layer.out_features))
+        for name, layer in model.named_modules()
+        if isinstance(layer, MultiLoraLinear) and adapter_name in layer.r
+    ]
+    above = [(name, rank, limit) for name, rank, limit in found if rank > limit]
+    if above:
+        name, rank, limit = above[0]
+        more = f" (and so on {len(above) - 1} more layers)" if len(above) > 1 else ""
+        warnings.warn(
+            f"{name}: num_loras * r = {rank} is above min(d_in, d_out) = {limit}{more}: ΔW has full rank there and "
+            "the adapter costs more than W itself; a smaller r, or rank_pattern, would do",
+            stacklevel=3,
+        )
+
+
+def nearest_layers(wanted: Sequence[str], names: Sequence[str]) -> str:
+    """`"; nearest: 'q_proj'"`: the last parts of layer names spelled most like one of `wanted`."""
+    endings = sorted({name.rpartition(".")[2] for name in names})
+    for word in wanted:
+        if found := nearest(word.rpartition(".")[2], endings):
+            return found
+    return f"; the model's linear layers end in {', '.join(map(repr, endings[:12]))}" if endings else ""
+
+
+def _pass_adapter_names(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], adapter_names: list[str], num_beams: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Beam search repeats each row `num_beams` times, except in an encoder: the batch's length tells."""
+    rows = len(args[0]) if args else len(next(iter(kwargs.values())))
+    repeated = [name for name in adapter_names for _ in range(num_beams)]
+    return args, kwargs | {"adapter_names": repeated if rows == len(repeated) else adapter_names}

@@ -1,0 +1,137 @@
+"""What a person sees while a comparison runs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from multilora.comparison.runner import ComparisonProgress
+from multilora.terminal import duration
+
+# What a cell says that is no news to who watches a whole comparison: shown while it lasts, and not kept.
+_PASSING = re.compile(r"(?P<what>reading|training|resuming|loading|validation|testing)\b|(?P<task>.*): evaluating ")
+_LINES = 5  # for a cell's training, in a file or a pipe
+
+
+def _passing(text: str) -> str | None:
+    """A few words for a line that is not kept; None: it is."""
+    found = _PASSING.match(text)
+    return None if found is None else found["what"] or f"testing {found['task']}"
+
+
+class _Left(ProgressColumn):
+    """Time left, from the cells that are done and the part of the one that runs."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        return Text("" if left is None else f"{duration(left)} left", style="cyan")
+
+
+class Bars:
+    """Two bars for a terminal: all cells, and the one that runs with its loss and tokens per second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[about]}"),
+            _Left(),
+            console=console,
+        )
+        self._all = self._bars.add_task("all", total=None, about="", left=None)
+        self._one = self._bars.add_task("", total=None, about="", left=None)
+        self._clock = _Clock()
+
+    def cell(self, number: int, total: int, title: str) -> None:
+        self._bars.start()
+        self._clock.cell(number, total)
+        self._bars.update(self._all, total=total, completed=number - 1, about=f"cell {number} of {total}")
+        self._bars.update(self._all, left=self._clock.left(0.0))
+        self._bars.reset(self._one, description=escape(title), total=None, about="loading", left=None)
+
+    def note(self, text: str) -> None:
+        if (about := _passing(text)) is not None:
+            self._bars.update(self._one, about=escape(about))
+        else:
+            self._console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+    def start(self, steps: int, done: int) -> None:
+        self._bars.update(self._one, total=steps, completed=done, about="training")
+
+    def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        self._bars.update(self._one, completed=step)
+        if metrics is not None:
+            about = f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+            self._bars.update(self._one, about=about)
+        total = self._bars.tasks[self._one].total
+        self._bars.update(self._all, left=self._clock.left(step / total if total else 0.0))
+
+    def stop(self) -> None:
+        self._bars.stop()
+
+
+class Lines:
+    """Plain lines for a file or a pipe."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._clock = console, _Clock()
+        self._steps = self._next = 0
+
+    def cell(self, number: int, total: int, title: str) -> None:
+        self._clock.cell(number, total)
+        left = self._clock.left(0.0)
+        self._print(f"[{number}/{total}] {title}" + ("" if left is None else f" ({duration(left)} left)"))
+
+    def note(self, text: str) -> None:
+        if _passing(text) is None:
+            self._print(text)
+
+    def start(self, steps: int, done: int) -> None:
+        self._steps, self._next = steps, done
+
+    def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        if metrics is not None and step >= self._next:
+            self._next = step + self._steps // _LINES
+            self._print(
+                f"  step {step}/{self._steps}  loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+            )
+
+    def stop(self) -> None: ...
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Clock:
+    """Estimates the time left from the mean time of the cells before."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._first: int | None = None
+        self._number = self._total = 0
+
+    def cell(self, number: int, total: int) -> None:
+        if self._first is None:
+            self._first = number
+            self._began = time.monotonic()
+        self._number, self._total = number, total
+
+    def left(self, part: float) -> float | None:
+        """Seconds, when `part` of the cell's training is done; None: nothing to judge by yet."""
+        assert self._first is not None
+        done = self._number - self._first + part
+        if done < 0.1:
+            return None
+        return (time.monotonic() - self._began) / done * (self._total - self._number + 1 - part)
+
+
+def progress_for(console: Console) -> ComparisonProgress:
+    """Bars on a terminal, plain lines elsewhere."""
+    return Bars(console) if console.is_terminal else Lines(console)
