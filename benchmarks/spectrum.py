@@ -44,7 +44,7 @@ import json, resource, sys, time
 import torch
 torch.set_num_threads(int(sys.argv[3]))
 from pathlib import Path
-from multilora.commands.analyze import AnalyzeOptions, analyze
+from multilora.report.analyze import AnalyzeOptions, analyze
 class Silent:
     def note(self, text): pass
     def start(self, matrices): pass

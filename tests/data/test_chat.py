@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora.data.encoder import PromptCompletionEncoder, Segment
 from multilora.tasks.example import Conversation
+from tiny_run import byte_level_tokenizer, sentencepiece_like_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"

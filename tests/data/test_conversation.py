@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import chat_template_utils
 
-from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora import InputError
 from multilora.data.chat import ChatTemplateError, chat_pieces
 from multilora.data.encoding import PromptCompletionEncoder, encode_task
 from multilora.tasks.example import Conversation, Example
 from multilora.tasks.rows import UnusableRowError
+from tiny_run import byte_level_tokenizer, sentencepiece_like_tokenizer
 
 MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 

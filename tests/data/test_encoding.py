@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora import InputError
 from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, encode_task
 from multilora.tasks.example import BadRow, Example
+from tiny_run import byte_level_tokenizer, sentencepiece_like_tokenizer
 
 TOKENIZERS = {
     "byte-level": byte_level_tokenizer(),

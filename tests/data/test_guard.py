@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.rows_in_memory import RowsTask, examples, rows_task
-from miniature import byte_level_tokenizer
 from multilora import InputError
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.encoding import encode_task
@@ -18,6 +17,7 @@ from multilora.data.guard import guard_training
 from multilora.data.leakage import find_leaks
 from multilora.recipe import Recipe
 from multilora.tasks.example import BadRow, Example, Scoring
+from tiny_run import byte_level_tokenizer
 
 TEXTS = st.lists(st.sampled_from(["a", "A.", "b", "b c", "B, c!", "d", "e"]), max_size=8)
 

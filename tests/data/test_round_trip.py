@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from data.rows_in_memory import RowsTask, rows_task
-from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.round_trip import RoundTrip, round_trip, spread
 from multilora.tasks.example import BadRow, Conversation, Example
+from tiny_run import byte_level_tokenizer, sentencepiece_like_tokenizer
 
 LOSSLESS: dict[str, Callable[[], Any]] = {
     "byte level": byte_level_tokenizer,

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miniature import make_recipe
 from multilora import InputError
 from multilora.data.encoding import TaskCounts
 from multilora.data.limits import ModelLimits
 from multilora.data.prepare import open_tasks
 from multilora.data.streaming import MixtureStream, StreamedMixture, counts_of_all, training_files, turns
 from multilora.recipe.file import load_recipe
+from tiny_run import make_recipe
 
 LIMITS = ModelLimits(embeddings=10**9, positions=None)
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from miniature import make_recipe
 from multilora.training.metrics import read_metrics
 from places import ROOT
+from tiny_run import make_recipe
 
 
 def torchrun(*arguments: str, folder: Path, processes: int = 2) -> subprocess.Popen[str]:

@@ -25,7 +25,6 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from miniature import undo
 from multilora.base.loading import ModelSource, weights_dtype
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, Recipe
@@ -36,6 +35,7 @@ from multilora.training.run import train
 from multilora.training.sharding import load_weights, shard, whole_weights
 from multilora.training.trainer import save_weights
 from multilora.tuner.layer import MultiLoraLinear
+from tiny_run import undo
 
 
 def main(jobs_file: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from miniature import make_recipe
+from tiny_run import make_recipe
 
 pytest.importorskip("lm_eval", reason="a comparison needs the extra `eval`")
 

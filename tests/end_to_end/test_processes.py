@@ -13,13 +13,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from in_processes import Jobs, Runs, assert_close, assert_equal, files_of, multilora, settings
 
-from miniature import make_recipe, undo
+from end_to_end.in_processes import Jobs, Runs, assert_close, assert_equal, files_of, multilora, settings
 from multilora import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.metrics import read_metrics
 from multilora.training.run import train
+from tiny_run import make_recipe, undo
 
 PLAIN = {"name": "multilora", "r": 4, "num_loras": 2}  # without dropout, whose masks are each process's own
 # Name, method, overrides; batch_size is set to 2 for two processes and to 4 for one.

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from in_processes import Jobs, Runs, assert_close, assert_equal, files_of, outcome, settings
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from miniature import make_model, undo
+from end_to_end.in_processes import Jobs, Runs, assert_close, assert_equal, files_of, outcome, settings
 from multilora.recipe.file import load_recipe
 from multilora.training.metrics import read_metrics
 from multilora.training.run import train
+from tiny_run import make_model, undo
 
 SHARDED = ["hardware.sharding=full", "hardware.devices=2"]
 PLAIN = {

@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from miniature import make_recipe
 from multilora.training.metrics import read_metrics
+from tiny_run import make_recipe
 
 STEPS = 14
 # A moment, a path in the recipe's folder that is there after the kill, and one that is not.

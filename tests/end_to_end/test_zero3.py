@@ -15,10 +15,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from zero3_in_processes import PROMPT, adapted, batches, trained
 
-from miniature import make_model
+from end_to_end.zero3_in_processes import PROMPT, adapted, batches, trained
 from places import ROOT
+from tiny_run import make_model
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 

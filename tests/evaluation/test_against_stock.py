@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.tasks.formats import JSON_LINES, write_lines
 from evaluation.in_memory import GivenTask, harness_folder, stock_requests, stock_task
 from multilora.tasks.example import Example
 from multilora.tasks.folder import FolderTask
 from multilora.tasks.mmlu import MMLU, SUBJECTS
 from multilora.tasks.registry import BUILT_IN, BuiltIn
+from tasks.formats import JSON_LINES, write_lines
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 

@@ -14,12 +14,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from data.tasks.formats import made_up
 from evaluation.in_memory import NUMBER, QUESTIONS, GivenTask, yes_no
-from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora import InputError, MultiLoraConfig
 from multilora.tasks.example import BadRow, Example, Scoring
 from multilora.tasks.mmlu import CATEGORIES, SUBJECTS
+from tasks.formats import made_up
+from tiny_run import byte_level_tokenizer, sentencepiece_like_tokenizer
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 

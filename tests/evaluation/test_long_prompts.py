@@ -10,9 +10,9 @@ import pytest
 from transformers import PreTrainedModel
 
 from evaluation.in_memory import NUMBER, GivenTask, yes_no
-from miniature import byte_level_tokenizer, sentencepiece_like_tokenizer
 from multilora import InputError
 from multilora.tasks.example import Example
+from tiny_run import byte_level_tokenizer, sentencepiece_like_tokenizer
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 

@@ -12,8 +12,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from evaluation.in_memory import GivenTask, stock_task, yes_no
-from miniature import byte_level_tokenizer
 from multilora import InputError
+from tiny_run import byte_level_tokenizer
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from miniature import make_recipe
 from multilora.recipe.file import load_recipe
 from multilora.training.run import train
+from tiny_run import make_recipe
 
 _RUN = "from multilora_cli.main import run; run()"
 

@@ -23,11 +23,11 @@ from merging.merging_cases import (
     save_llama,
     tensors,
 )
-from miniature import byte_level_tokenizer
 from multilora.merging import blocks
 from multilora.merging.files import InputFile
 from multilora.merging.merge import merge_adapters
 from multilora.merging.report import MergeOptions
+from tiny_run import byte_level_tokenizer
 
 Make = Callable[..., PreTrainedModel]
 

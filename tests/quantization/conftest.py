@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from miniature import make_model
+from tiny_run import make_model
 
 
 @pytest.fixture(scope="session")

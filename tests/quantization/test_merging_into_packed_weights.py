@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from quantized import KINDS, adapted, grads, layers, load, logits, packed_bytes_of, same
 from transformers import AutoModelForCausalLM
 
 from multilora import InputError
 from multilora.base.quantization import requantization_errors
 from multilora.tuner.bnb import packed_bits
+from quantization.quantized import KINDS, adapted, grads, layers, load, logits, packed_bytes_of, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:merging into")
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)

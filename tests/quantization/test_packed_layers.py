@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from quantized import FOUR_BITS, KINDS, adapted, dense, grads, layers, load, logits, packed_bytes_of, same
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from miniature import make_model
 from multilora import export_lora
 from multilora.base.loading import ModelSource
 from multilora.recipe import ModelSection
 from multilora.tuner.bnb import keep_unsorted, packed_bits, packed_tensors
+from quantization.quantized import FOUR_BITS, KINDS, adapted, dense, grads, layers, load, logits, packed_bytes_of, same
+from tiny_run import make_model
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 BOTH = pytest.mark.parametrize("kind", ["nf4-double-bf16", "int8-fp32"])

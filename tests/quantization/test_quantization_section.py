@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 
-from miniature import make_model, make_recipe
 from multilora import InputError
 from multilora.base.loading import ModelSource
 from multilora.base.quantization import require_bitsandbytes
@@ -21,6 +20,7 @@ from multilora.recipe.file import load_recipe
 from multilora.training.model import apply_method
 from multilora.training.run import train
 from multilora.tuner.bnb import parameter_count
+from tiny_run import make_model, make_recipe
 
 
 def load(path: Path, quantization: str, *more: str) -> Recipe:

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from quantized import KINDS, load
 from transformers import AutoModelForCausalLM
 
-from miniature import make_model, make_recipe
 from multilora import InputError
 from multilora.recipe import QuantizationSection
 from multilora.resources.plan import plan_recipe
 from multilora.resources.quantized import packed_bytes, quantized_weights
 from multilora.tuner.bnb import packed_bits, packed_tensors
 from places import ROOT
+from quantization.quantized import KINDS, load
+from tiny_run import make_model, make_recipe
 
 
 def nbytes(tensors: list[torch.Tensor]) -> int:

@@ -12,14 +12,12 @@ import torch
 import yaml
 from datasets import Dataset
 from peft import PeftModel
-from quantized import adapted, layers, load, logits
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 from typer.testing import CliRunner
 
-from miniature import make_model, make_recipe
 from multilora import InputError, export_lora
 from multilora.base.quantization import trained_in_fp32
 from multilora.evaluation.subject import Subject
@@ -31,6 +29,8 @@ from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
 from multilora.tuner.bnb import packed_bits, packed_tensors
 from multilora_cli.main import app
+from quantization.quantized import adapted, layers, load, logits
+from tiny_run import make_model, make_recipe
 
 SECTIONS: dict[str, dict[str, Any]] = {"4": {"bits": 4, "double_quant": True}, "8": {"bits": 8}}
 BOTH = pytest.mark.parametrize("bits", SECTIONS)

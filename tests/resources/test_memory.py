@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from llama_shapes import method
-from miniature import make_model
 from multilora.base.shape import base_structure
 from multilora.bench.kept import saved_bytes
 from multilora.bench.live_bytes import LiveBytes, phased
@@ -31,6 +30,7 @@ from multilora.training.model import apply_method
 from multilora.training.run import train
 from multilora.training.trainer import MixtureTrainer
 from multilora.tuner.bnb import packed_tensors
+from tiny_run import make_model
 
 TOLERANCE = 0.15
 CLOSE = {"loss": 0.05, "blocks": 0.1, "step": 0.02}  # each phase alone, so that errors cannot cancel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from miniature import sentencepiece_like_tokenizer
+from tiny_run import sentencepiece_like_tokenizer
 
 SOURCES = os.environ.get("MULTILORA_LLAMA_CPP", "")
 MISSING = (

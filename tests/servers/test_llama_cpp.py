@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import llama_cpp_engine as engine
+from servers import llama_cpp_engine as engine
 import pytest
 import torch
 from torch import Tensor

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from adapter_files import assert_same_logits, load, logits, save_adapter, tokens
-from miniature import make_model
 from multilora import MultiLoraConfig
 from multilora.merging.merge import merge_adapters
 from multilora.merging.report import MergeOptions
+from tiny_run import make_model
 
 SIZES = {"F32": 4, "BF16": 2, "F16": 2}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")

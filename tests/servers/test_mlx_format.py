@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mlx_reader import Array, delta_weights
 from peft import LoraConfig
 from safetensors import safe_open
 from torch import nn
@@ -40,6 +39,7 @@ from adapter_files import (
 )
 from multilora import InputError, MultiLoraConfig
 from multilora.adapter.export.mlx import MLX_WEIGHTS_FILE, export_mlx
+from servers.mlx_reader import Array, delta_weights
 
 Make = Callable[..., PreTrainedModel]
 

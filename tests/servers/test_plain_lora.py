@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rules
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -16,6 +15,7 @@ from adapter_files import load, lora_config, save_adapter
 from multilora import MultiLoraConfig, export_lora
 from multilora.adapter.export.describe import server_lines
 from multilora.adapter.export.portable import vllm_max_lora_rank
+from servers import rules
 
 Make = Callable[..., PreTrainedModel]
 

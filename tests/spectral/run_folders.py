@@ -12,9 +12,9 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
 from adapter_files import lora_config, save_adapter
-from miniature import make_recipe
 from multilora import MultiLoraConfig
 from multilora.recipe.file import load_recipe
+from tiny_run import make_recipe
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},

@@ -14,13 +14,13 @@ import yaml
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from miniature import make_recipe
 from multilora import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.batches import IGNORED
 from multilora.training.preview import preview_recipe
 from multilora.training.run import train
 from multilora.training.trainer import MixtureTrainer
+from tiny_run import make_recipe
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role[0] }}: {{ m.content }}{{ eos_token if m.role == 'assistant' else '\n' }}"

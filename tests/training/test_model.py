@@ -10,11 +10,11 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from transformers import MambaConfig, MambaForCausalLM
 
-from miniature import make_model
 from multilora import InputError
 from multilora.base.loading import ModelSource, weights_dtype
 from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod
 from multilora.training.model import ParameterCounts, apply_method, check_packing, check_trainable
+from tiny_run import make_model
 
 
 def source(path: Any) -> ModelSource:

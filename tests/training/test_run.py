@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from trl import SFTTrainer
 
-from miniature import make_model, make_recipe
 from multilora import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.batches import TASK_IDS
@@ -23,6 +22,7 @@ from multilora.training.metrics import read_metrics
 from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
 from multilora.training.trainer import MixtureTrainer
+from tiny_run import make_model, make_recipe
 
 TIMES = {"seconds", "tokens_per_second"}
 

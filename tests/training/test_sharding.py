@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from miniature import make_recipe
 from multilora import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.processes import Processes
 from multilora.training.run import train
 from multilora.training.sharding import is_sharded, shard
+from tiny_run import make_recipe
 
 FULL = ["hardware.sharding=full", "hardware.devices=2"]
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from miniature import make_recipe
 from multilora import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.metrics import read_metrics
 from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
+from tiny_run import make_recipe
 
 STREAMING = ("mixture.streaming=true", "mixture.shuffle_buffer=8")
 PACKED = ("training.packing=true", "training.batch_size=1", "training.gradient_accumulation=2")

@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import TensorBoardCallback
 from trl.trainer.utils import add_fused_lm_head
 
-from miniature import make_model, make_recipe
 from multilora.recipe.file import load_recipe
 from multilora.training.batches import IGNORED, TASK_IDS, Collator, PackedCollator
 from multilora.training.metrics import read_metrics
 from multilora.training.run import train
 from multilora.training.task_losses import TaskLosses, by_task
 from multilora.training.trainer import MixtureTrainer
+from tiny_run import make_model, make_recipe
 
 Example = dict[str, Any]
 

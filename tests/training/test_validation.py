@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from miniature import make_recipe
 from multilora import InputError
 from multilora.data.encoding import PromptCompletionEncoder, encode_task
 from multilora.data.prepare import open_tasks
@@ -25,6 +24,7 @@ from multilora.recipe.file import load_recipe
 from multilora.training.metrics import read_metrics
 from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
+from tiny_run import make_recipe
 
 TEXTS = ["one two three four five six", "the sum of one and two is three and so on " * 6, "seven"]
 

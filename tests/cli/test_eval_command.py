@@ -13,10 +13,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from data.tasks.formats import made_up, write_lines
-from miniature import make_model
 from multilora.tasks.registry import BuiltIn
 from multilora_cli import main
+from tasks.formats import made_up, write_lines
+from tiny_run import make_model
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 

@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 import pytest
 
-from data.tasks.formats import JSON_LINES, TEST, TRAIN, made_up, write_lines
 from multilora import InputError
 from multilora.tasks.example import BadRow, Example, Task
 from multilora.tasks.registry import BUILT_IN, BuiltIn
+from tasks.formats import JSON_LINES, TEST, TRAIN, made_up, write_lines
 
 KINDS: tuple[BuiltIn, ...] = get_args(BuiltIn)
 SCORED = [kind for kind in KINDS if kind != "alpaca"]

@@ -10,9 +10,6 @@ from typing import get_args
 import pytest
 import yaml
 
-from data.tasks.formats import JSON_LINES, TRAIN, write_lines
-from data.tasks.hub_layout import as_on_hub
-from miniature import byte_level_tokenizer
 from multilora.data.chat import chat_pieces
 from multilora.recipe import Recipe
 from multilora.tasks.example import BadRow, Conversation, Example, Task
@@ -20,6 +17,9 @@ from multilora.tasks.mmlu import SUBJECTS
 from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
 from multilora.tasks.superglue import SuperGlueTask
 from places import ROOT
+from tasks.formats import JSON_LINES, TRAIN, write_lines
+from tasks.hub_layout import as_on_hub
+from tiny_run import byte_level_tokenizer
 
 TEXT = (ROOT / "docs/data.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### \w+\n|^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))

@@ -12,13 +12,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from miniature import make_model, make_recipe
 from multilora.errors import InputError
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
 from multilora.resources.plan import GIB, plan_recipe
 from multilora_cli.main import app
 from places import ROOT
+from tiny_run import make_model, make_recipe
 
 PRESETS = sorted((ROOT / "recipes").glob("llama-*.yaml"))
 SEVEN = ROOT / "recipes" / "llama-7b.yaml"

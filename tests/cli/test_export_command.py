@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapter_files import assert_same_logits, logits, save_adapter
 from multilora import MultiLoraConfig, export_lora
-from multilora.adapter.export.describe import error_table, loading_lines, server_lines
 from multilora.adapter.export.common import ExportReport, LayerExport
+from multilora.adapter.export.describe import error_table, loading_lines, server_lines
 from multilora.adapter.export.portable import portable_rank, vllm_max_lora_rank
 from multilora.base.targets import list_targets
 from multilora_cli import main

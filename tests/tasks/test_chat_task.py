@@ -9,14 +9,14 @@ from typing import Any
 import datasets
 import pytest
 
-from data.tasks.formats import write_lines
-from data.tasks.hub_layout import write_split
 from multilora import InputError
 from multilora.recipe import ChatTaskSection
 from multilora.tasks.chat import ChatTask
 from multilora.tasks.example import BadRow, Conversation, Example, NoSplitError
 from multilora.tasks.keys import key_of
 from multilora.tasks.registry import build_task
+from tasks.formats import write_lines
+from tasks.hub_layout import write_split
 
 
 def turns(*texts: str) -> list[dict[str, Any]]:

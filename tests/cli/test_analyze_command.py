@@ -14,11 +14,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapter_files import change_config, change_tensors, lora_config
-from miniature import make_recipe
 from multilora import MultiLoraConfig
 from multilora_cli import main
 from report.bench import bench_content
 from spectral.run_folders import make_comparison, make_run, save_adapter_of, save_full
+from tiny_run import make_recipe
 
 Run = Callable[..., tuple[int, str, str]]
 

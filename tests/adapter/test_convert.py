@@ -453,7 +453,9 @@ def test_an_error_while_writing_leaves_the_former_export(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from multilora import checkpoint, export_lora, exporting
+from multilora import export_lora
+from multilora.adapter import file as checkpoint
+from multilora.adapter.export import common as exporting
 adapter, out, overwrite = sys.argv[1], sys.argv[2], bool(sys.argv[3])
 moments = []
 
@@ -612,7 +614,7 @@ def test_from_lora_refuses_a_multilora(adapter: Path, tmp_path: Path) -> None:
 
 
 def test_memory_holds_one_layer_at_a_time(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_checkpoint import Spy
+    from adapter_files import Spy
 
     spy = Spy()
     monkeypatch.setattr(checkpoint, "safe_open", spy.open)

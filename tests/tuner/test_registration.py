@@ -53,7 +53,7 @@ def test_registering_again_changes_nothing() -> None:
 
 def test_another_method_of_that_name_is_refused() -> None:
     with pytest.raises(
-        RuntimeError, match=r"PEFT already has a method MULTILORA \(multilora\.config\.MultiLoraConfig\)"
+        RuntimeError, match=r"PEFT already has a method MULTILORA \(multilora\.tuner\.config\.MultiLoraConfig\)"
     ):
         register(type("Other", (MultiLoraConfig,), {}), MultiLoraModel)
 

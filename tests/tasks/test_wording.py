@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data.tasks.formats import JSON_LINES, auxiliary, made_up, write_csv, write_lines
 from multilora import InputError
 from multilora.tasks.example import BadRow, Example
 from multilora.tasks.mmlu import CATEGORIES, MMLU, SUBJECTS
 from multilora.tasks.numbers import final_number
 from multilora.tasks.registry import BuiltIn
+from tasks.formats import JSON_LINES, auxiliary, made_up, write_csv, write_lines
 
 INTRODUCTION = "The following are multiple choice questions (with answers)"
 ALPACA = "Write a response that appropriately completes the request.\n\n### Instruction:\n"

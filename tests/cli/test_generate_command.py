@@ -12,13 +12,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from miniature import make_recipe
 from multilora import InputError
 from multilora.evaluation.generate import Generated, GenerateOptions, generate, read_prompts
 from multilora.recipe.file import load_recipe
 from multilora.training.progress import Silent
 from multilora.training.run import train
 from multilora_cli.main import app
+from tiny_run import make_recipe
 
 PROMPTS = ["a one two:", "b three:"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from data.tasks.formats import auxiliary, write_csv, write_mmlu
 from multilora import InputError
 from multilora.recipe import BuiltInTaskSection
 from multilora.tasks.example import BadRow, Example, NoSplitError
 from multilora.tasks.keys import key_of
 from multilora.tasks.mmlu import MMLU, SUBJECTS
 from multilora.tasks.registry import build_task
+from tasks.formats import auxiliary, write_csv, write_mmlu
 
 
 def good(rows: Iterable[Example | BadRow]) -> list[Example]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from data.tasks.formats import JSON_LINES
 from multilora.tasks.mmlu import SUBJECTS
 from multilora.tasks.registry import BUILT_IN, BuiltIn
+from tasks.formats import JSON_LINES
 
 Row = dict[str, Any]
 TEXT, NUMBER = Value("string"), Value("int32")

@@ -11,11 +11,11 @@ from typing import Any
 import datasets
 import pytest
 
-from data.tasks.hub_layout import MMLU_COLUMNS, write_hub, write_split
 from multilora.recipe import BuiltInTaskSection
 from multilora.tasks.example import BadRow, Example
 from multilora.tasks.mmlu import MMLU, SUBJECTS
 from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
+from tasks.hub_layout import MMLU_COLUMNS, write_hub, write_split
 
 
 @pytest.fixture(autouse=True)

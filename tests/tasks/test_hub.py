@@ -11,8 +11,6 @@ from typing import Any, get_args
 import datasets
 import pytest
 
-from data.tasks.formats import JSON_LINES, made_up, write_lines, write_mmlu
-from data.tasks.hub_layout import as_on_hub, made_up_rows, write_hub, write_mmlu_hub, write_split
 from multilora import InputError
 from multilora.data.streaming import training_files
 from multilora.recipe import BuiltInTaskSection
@@ -22,6 +20,8 @@ from multilora.tasks.hub import HubSource
 from multilora.tasks.keys import key_of
 from multilora.tasks.mmlu import MMLU, SUBJECTS
 from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
+from tasks.formats import JSON_LINES, made_up, write_lines, write_mmlu
+from tasks.hub_layout import as_on_hub, made_up_rows, write_hub, write_mmlu_hub, write_split
 
 KINDS: list[BuiltIn] = [kind for kind in get_args(BuiltIn) if kind != "mmlu"]
 

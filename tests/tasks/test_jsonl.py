@@ -7,13 +7,13 @@ from pathlib import Path
 import datasets
 import pytest
 
-from data.tasks.hub_layout import write_split
 from multilora import InputError
 from multilora.recipe import TaskSection
 from multilora.tasks.example import BadRow, Example
 from multilora.tasks.jsonl import JsonlTask
 from multilora.tasks.registry import build_task
 from multilora.tasks.template import Template
+from tasks.hub_layout import write_split
 
 
 def task(*files: Path, prompt: str | list[str] = "Q: {q}", completion: str = "{a}") -> JsonlTask:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from llama_shapes import llama
-from miniature import make_model
 from multilora.base.shape import base_structure
 from multilora.errors import InputError
 from multilora.recipe import ModelSection
+from tiny_run import make_model
 
 
 def test_a_model_at_hand_is_preferred_and_must_agree(tmp_path: Path) -> None:

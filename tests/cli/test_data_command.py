@@ -14,14 +14,14 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from data.tasks.formats import JSON_LINES, write_lines
-from miniature import make_recipe
 from multilora.data.prepare import EncodedMixture, encode_mixture, open_tasks
 from multilora.errors import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.batches import Collator, MixtureSampler, PackedCollator, PackedRows, PackedSampler, as_dataset
 from multilora.training.preview import Preview, preview_recipe
 from multilora_cli import main
+from tasks.formats import JSON_LINES, write_lines
+from tiny_run import make_recipe
 
 Run = Callable[..., tuple[int, str, str]]
 

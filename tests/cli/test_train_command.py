@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from miniature import make_recipe
 from multilora.training.metrics import MetricsCallback
 from multilora_cli import main
+from tiny_run import make_recipe
 
 Run = Callable[..., tuple[int, str, str]]
 
