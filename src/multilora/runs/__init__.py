@@ -1,0 +1,1 @@
+"""What a folder is: a run, a comparison, an adapter, a model."""
