@@ -34,11 +34,12 @@ bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.train_command
 	$(BIN)/python -m benchmarks.lower_cost
 
-## lint: format, rules and types
+## lint: format, rules, types, and the order of the rooms
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) .peer-tests demo_run build
