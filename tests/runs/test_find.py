@@ -10,10 +10,10 @@ import pytest
 from transformers import PreTrainedModel
 
 from adapter_files import change_config, lora_config
-from tiny_run import make_recipe
 from multilora.errors import InputError
 from multilora.runs.find import Source, base_of, find_sources, references
 from spectral.run_folders import make_comparison, make_run, save_adapter_of
+from tiny_run import make_recipe
 
 Make = Callable[..., PreTrainedModel]
 

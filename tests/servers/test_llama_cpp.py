@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from servers import llama_cpp_engine as engine
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from adapter_files import assert_same_logits, load, lora_config, save_adapter, without_copies_of_base_weights
 from multilora import MultiLoraConfig, export_lora
 from multilora.merging.merge import merge_adapters
+from servers import llama_cpp_engine as engine
 
 pytestmark = pytest.mark.skipif(bool(engine.MISSING), reason=engine.MISSING or "llama.cpp is here")
 

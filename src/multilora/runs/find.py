@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from multilora.adapter.config import CONFIG_FILE, read_adapter_config
+from multilora.base.structure import model_folder
 from multilora.errors import InputError, nearest
 from multilora.recipe import FullMethod, LoraMethod, MultiLoraMethod, Recipe
 from multilora.recipe.file import load_recipe
-from multilora.base.structure import model_folder
 
 RECIPE, COMPARISON = "recipe.yaml", "comparison.json"
 MIXED = "mixed"
