@@ -32,7 +32,6 @@ bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.spectrum
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.train_command
-	$(BIN)/python -m benchmarks.lower_cost
 
 ## lint: format, rules, types, and the order of the rooms
 lint: $(VENV)/.lint
