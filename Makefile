@@ -4,22 +4,29 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# One worker a core and one torch thread each; a file's tests stay in one worker, in the order of tests/conftest.py.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow peer-tests bench lint clean
+.PHONY: demo test test-all test-rest peer-tests bench lint clean
 
 ## demo: set up, then the paper's comparison on the bundled miniature (minutes, no network)
 demo: $(VENV)/.demo
 	$(BIN)/python -m multilora.miniature demo_run/miniature
 	MINIATURE=demo_run/miniature $(BIN)/multilora compare recipes/miniature.yaml --out demo_run/comparison
 
-## test: set up, then run the tests
+## test: set up, then run the tests: every law, in a few minutes
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-## test-slow: the tests that take more than a minute
-test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+## test-all: all cases of every law, and more examples of each property
+test-all: $(VENV)/.test
+	$(PYTEST) -m 'not gpu' --hypothesis-profile full
+
+## test-rest: what test-all has and test leaves out
+test-rest: $(VENV)/.test
+	$(PYTEST) -m 'not gpu and (full or hypothesis)' --hypothesis-profile full
 
 ## peer-tests: PEFT's own tests of tuning methods, run on MultiLoRA
 peer-tests: $(VENV)/.peer

@@ -8,12 +8,42 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two workers of pytest-xdist on two cores; processes that tests start, too
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from places import ROOT
+
+# Property tests: `gate` in `make test`, `full` in `make test-all` (--hypothesis-profile full). A test that wants fewer
+# examples than `full` says so by `effort.examples`.
+settings.register_profile("gate", max_examples=25, deadline=None)
+settings.register_profile("full", max_examples=200, deadline=None, print_blob=True)
+settings.load_profile("gate")
+
+# Files that take longest, longest first, so that at the end no worker waits for another one.
+LONGEST = (
+    "end_to_end/test_sharded.py",
+    "end_to_end/test_processes.py",
+    "end_to_end/test_train_kill.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one worker, so that what they share is made once; the longest files come first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_file(item)))
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(_file(item), len(place)))  # stable
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").as_posix() if item.path.is_relative_to(ROOT / "tests") else ""
 
 
 @pytest.fixture(scope="session")

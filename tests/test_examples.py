@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from multilora import MultiLoraConfig
 from places import ROOT
 
-RUN_ELSEWHERE = {"export_to_server.py": "tests/test_export_command.py"}
+RUN_ELSEWHERE = {"export_to_server.py": "tests/cli/test_export_command.py"}
 
 
 @pytest.fixture

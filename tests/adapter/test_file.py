@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adapter_files import Spy, change_config, change_tensors, load, lora_config, save_adapter
+from effort import examples
 from multilora import InputError, MultiLoraConfig
 from multilora.adapter import file as checkpoint
 from multilora.adapter.config import CONFIG_FILE
@@ -372,7 +373,9 @@ def test_truncated_safetensors(adapter: Path, share: float) -> None:
     refusal(adapter, "not a complete safetensors file")
 
 
-SPOILED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SPOILED = settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def open_and_read(folder: Path) -> None:

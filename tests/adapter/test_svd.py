@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from effort import examples
 from multilora.adapter.svd import one_thread, pair_svd, truncated_pair, truncation_error
 
 sizes = st.integers(1, 13)
@@ -32,7 +33,7 @@ def factors(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return A, B * 10.0 ** draw(st.integers(-12, 12))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(factors())
 def test_it_is_the_svd_of_the_product(pair: tuple[Tensor, Tensor]) -> None:
     A, B = pair
@@ -49,7 +50,7 @@ def test_it_is_the_svd_of_the_product(pair: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(Vh @ Vh.t(), identity)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(factors(), sizes)
 def test_truncation_is_the_best_and_its_error_is_the_measured_one(pair: tuple[Tensor, Tensor], rank: int) -> None:
     A, B = pair

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import train_command
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_both_methods_are_trained_with_the_same_recipe() -> None:
     record = train_command.main(["--quick", "--threads", "1"])
 

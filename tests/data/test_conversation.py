@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import chat_template_utils
 
+from effort import examples
 from multilora import InputError
 from multilora.data.chat import ChatTemplateError, chat_pieces
 from multilora.data.encoding import PromptCompletionEncoder, encode_task
@@ -96,7 +97,7 @@ def text_of(tokenizer: Any, conversation: Conversation, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", WRITES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(turns=TURNS)
 def test_the_loss_has_each_answer_with_its_end_and_nothing_else(kind: str, turns: list[tuple[str, str]]) -> None:
     template, written = WRITES[kind]
@@ -106,7 +107,7 @@ def test_the_loss_has_each_answer_with_its_end_and_nothing_else(kind: str, turns
 
 
 @pytest.mark.parametrize("kind", WRITES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(turns=TURNS)
 def test_all_segments_together_are_the_templates_text(kind: str, turns: list[tuple[str, str]]) -> None:
     conversation = talk(*turns, template=WRITES[kind][0])
@@ -117,7 +118,7 @@ def test_all_segments_together_are_the_templates_text(kind: str, turns: list[tup
 
 
 @pytest.mark.parametrize("kind", WRITES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(turns=TURNS)
 def test_the_history_has_the_ids_that_inference_gives_it(kind: str, turns: list[tuple[str, str]]) -> None:
     conversation = talk(*turns, template=WRITES[kind][0])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from effort import examples
 from multilora import InputError
 from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, encode_task
 from multilora.tasks.example import BadRow, Example
@@ -45,7 +46,7 @@ def row(encoded: EncodedTask, number: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(prompt=TEXT, completion=TEXT)
 def test_prompt_and_completion_decode_to_their_text_with_the_boundary_between(
     kind: str, prompt: str, completion: str

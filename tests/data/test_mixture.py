@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from multilora.data.mixture import CountedBy, mixture_order, mixture_quotas, mixture_stream, rates_of
 
 RATES = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6)
@@ -29,7 +30,7 @@ def quotas_of(rates: Sequence[float], length: int, epochs: int = 1) -> list[list
     return list(islice(mixture_quotas(rates, length), epochs))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(RATES, st.integers(1, 10_000), st.integers(1, 30))
 def test_quotas_sum_to_the_epoch_and_do_not_drift_from_the_exact_share(
     rates: list[float], length: int, epochs: int
@@ -53,7 +54,7 @@ def test_quotas_depend_on_the_rates_proportions_alone(rates: list[float], length
     assert quotas_of(rates, length, 3) == quotas_of([rate * factor for rate in rates], length, 3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(TASKS, st.integers(0, 2**32), st.integers(0, 5), st.integers(1, 100))
 def test_every_epoch_has_each_tasks_quota(tasks: list[tuple[int, float]], seed: int, epoch: int, length: int) -> None:
     sizes, rates = split(tasks)
@@ -63,7 +64,7 @@ def test_every_epoch_has_each_tasks_quota(tasks: list[tuple[int, float]], seed: 
     assert [len(of_task(order, sizes, task)) for task in range(len(sizes))] == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(TASKS, st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 60))
 def test_no_row_repeats_until_all_have_been_seen_across_epochs(
     tasks: list[tuple[int, float]], seed: int, epochs: int, length: int
@@ -220,7 +221,7 @@ def test_shares_of_ten_thousand_draws_are_within_a_point(
     assert shares(seen.tolist()) == pytest.approx(shares(expected), abs=0.01)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(TASKS, st.integers(0, 1000))
 def test_every_example_is_seen_before_any_repeats(tasks: list[tuple[int, float]], seed: int) -> None:
     sizes, rates = split(tasks)

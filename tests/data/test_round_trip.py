@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from data.rows_in_memory import RowsTask, rows_task
+from effort import examples
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.round_trip import RoundTrip, round_trip, spread
 from multilora.tasks.example import BadRow, Conversation, Example
@@ -39,7 +40,7 @@ PIECES = st.lists(st.sampled_from(["one", " two", "\n", "  ", "é", "+", "日", 
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(PIECES, PIECES)
 def test_what_a_lossless_tokenizer_adds_is_no_change(tokenizer: Any, prompt: str, completion: str) -> None:
     assert tried([Example(prompt, completion + "x", "s")], tokenizer) == RoundTrip(1, 0, "")

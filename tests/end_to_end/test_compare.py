@@ -137,7 +137,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> N
     assert list(found["regimes"]["mixed"]["scores"]) == ["lora@4"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_comparison_that_is_killed_ends_as_one_that_is_not(done: tuple[Path, Path, str], tmp_path: Path) -> None:
     path, out, _ = done
     for wait_for in ("checkpoints/checkpoint-4", "adapter"):  # in the first cell's training, and about its testing

@@ -211,7 +211,7 @@ def kill_at(process: subprocess.Popen[str], metrics: Path, step: int, delay: flo
     process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "options",
     [

@@ -207,7 +207,7 @@ def test_a_packed_run_killed_at_a_random_moment(tmp_path: Path) -> None:
     assert_as_undisturbed(killed / "run", whole / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_command_killed_at_five_random_moments(tmp_path: Path) -> None:
     rng = printed_rng()
     steps = 60

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from effort import examples
 from multilora import InputError, MultiLoraConfig
 from multilora.recipe import (
     BuiltInTaskSection,
@@ -247,7 +248,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(PLACES), VALUES)
 def test_any_value_anywhere_is_accepted_or_refused_with_its_place(tmp_path: Path, place: str, value: Any) -> None:
     data = yaml.safe_load(MINIMAL)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from effort import examples
 from multilora.adapter.svd import pair_svd
 from multilora.spectral.measures import (
     curve_indices,
@@ -51,7 +52,7 @@ def pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return A, B * 10.0 ** draw(st.integers(-9, 9))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(pairs())
 def test_measures_are_those_of_the_dense_spectrum(pair: tuple[Tensor, Tensor]) -> None:
     A, B = pair

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from effort import examples
 from multilora.spectral.subspace import grid_ranks, similarity_grid, subspace_similarity
 
 
@@ -26,7 +27,7 @@ def test_by_hand() -> None:
     assert subspace_similarity(e[:, :2], e[:, 2:], 2, 2) == 0.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(9, 12), st.integers(0, 99))
 def test_laws(i: int, j: int, d: int, seed: int) -> None:
     U1, U2 = basis(d, 9, seed), basis(d, 9, seed + 1000)

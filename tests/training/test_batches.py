@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from effort import examples
 from multilora.data.encoding import EncodedTask, TaskCounts
 from multilora.data.mixture import mixture_order
 from multilora.training.batches import (
@@ -81,7 +82,7 @@ def test_a_padding_token_in_the_text_is_learnt_all_the_same() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(1, 200), st.integers(0, 1000))
 def test_the_sampler_is_the_mixtures_epochs_end_to_end(length: int, seed: int) -> None:
     sizes, rates = [13, 8], [1.0, 3.0]

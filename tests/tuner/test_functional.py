@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from effort import examples
 from multilora.tuner.functional import delta_weight, multilora_linear, multilora_low_rank, scaled_lora_B
 
 KINDS = ("none", "scalar", "vector")
@@ -77,7 +78,7 @@ def test_fused_equals_plain_loop_in_values_and_gradients(kind: str, n: int, bias
         )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     kind=st.sampled_from(KINDS),
     n=st.integers(1, 5),
