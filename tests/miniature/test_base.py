@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from tools.miniature.text import PRIMER, documents
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import multilora
 from multilora.data.encoding import PromptCompletionEncoder
-from multilora.miniature.folder import write_miniature
+from multilora.miniature.folder import GENERAL_TEXT, write_miniature
 from multilora.miniature.tasks import TASKS, generate_tasks
-from multilora.miniature.text import PRIMER, documents
 
 ASSETS = Path(multilora.__file__).parent / "assets" / "miniature"
 ROWS = 20
@@ -97,10 +97,11 @@ def test_it_cannot_do_the_tasks(model: Any, tokenizer: Any, tasks: Any) -> None:
     assert sum(scores.values()) / len(scores) < 0.35, scores
 
 
-def test_the_folder_holds_model_and_tasks(tmp_path: Path) -> None:
+def test_the_folder_holds_model_tasks_and_general_text(tmp_path: Path) -> None:
     write_miniature(tmp_path)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == (ASSETS / "model.safetensors").read_bytes()
     assert sorted(path.name for path in (tmp_path / "tasks").iterdir()) == sorted(TASKS)
+    assert (tmp_path / "text.jsonl").read_bytes() == (ASSETS.parent / GENERAL_TEXT).read_bytes()
 
 
 @torch.no_grad()

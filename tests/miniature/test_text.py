@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from importlib.resources import files
 from itertools import islice
 
 import pytest
+from tools.miniature.facts_text import STATEMENTS
+from tools.miniature.text import PRIMER, documents, held_out
 
-from multilora.miniature.facts_text import STATEMENTS
+from multilora.miniature.folder import GENERAL_TEXT
 from multilora.miniature.knowledge import QUESTIONS
 from multilora.miniature.tasks import generate_tasks
-from multilora.miniature.text import PRIMER, documents
 from multilora.miniature.world import VALUES, world
 from multilora.tasks.keys import normalised
 
@@ -30,6 +32,11 @@ def test_the_same_seed_gives_the_same_text_on_every_machine() -> None:
 
 
 FIRST_TEXT = "889713fdb6787d8fe9a2c4e2085c0b70cda0bfde5b972efb6c0786ca780b501a"
+
+
+def test_the_packaged_general_text_is_the_one_of_a_seed_that_the_base_has_not_read() -> None:
+    packaged = files("multilora") / "assets" / GENERAL_TEXT
+    assert packaged.read_bytes() == held_out().encode()
 
 
 def test_another_seed_gives_another_text() -> None:

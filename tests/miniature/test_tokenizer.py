@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tools.miniature.tokenizer import SPECIAL, known_pieces, make_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-from multilora.miniature.tokenizer import SPECIAL, known_pieces, make_tokenizer
 
 
 @pytest.fixture(scope="module")

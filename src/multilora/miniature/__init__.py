@@ -1,1 +1,1 @@
-"""The bundled miniature: a small base model, the text it was trained on, and eight generated tasks for it."""
+"""The bundled miniature: a small base model, general text, and eight generated tasks for it."""

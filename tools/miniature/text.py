@@ -17,12 +17,11 @@ Python (`draws.py`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from multilora.miniature.draws import Draws
-from multilora.miniature.facts_text import facts, talk, together
-from multilora.miniature.rows_text import echoes, pick_rows, place_rows
 from multilora.miniature.words import (
     AMBIGUOUS,
     CATEGORIES,
@@ -35,10 +34,13 @@ from multilora.miniature.words import (
     SENSES,
 )
 from multilora.miniature.world import world
+from tools.miniature.facts_text import facts, talk, together
+from tools.miniature.rows_text import echoes, pick_rows, place_rows
 
 # The first documents are rows of words said again: from those the model learns soonest to look back for what came
 # before, which it needs for nearly everything else.
 PRIMER = 8_000
+HELD_OUT = 400
 _HELD_OUT_SEED = 1_000_003
 
 
@@ -53,10 +55,13 @@ def documents(seed: int) -> Iterator[str]:
         yield separator.join(draws.pick(kinds)(draws))
 
 
-def held_out(count: int) -> list[str]:
-    """Documents of every kind that the base was not trained on, to see what a model forgets."""
-    beginning = islice(documents(_HELD_OUT_SEED), PRIMER, None)
-    return list(islice(beginning, count))
+def held_out(count: int = HELD_OUT) -> str:
+    """Documents of every kind that the base was not trained on, to measure what a model forgets: rows of JSON.
+
+    The package holds them as `assets/miniature_text.jsonl`.
+    """
+    texts = islice(documents(_HELD_OUT_SEED), PRIMER, PRIMER + count)
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts)
 
 
 def nouns(draws: Draws) -> list[str]:

@@ -1,4 +1,4 @@
-"""Trains the base model of the miniature from random weights: `python -m multilora.miniature.train OUT`."""
+"""Trains the base model of the miniature from random weights: `python -m tools.miniature.train OUT`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from multilora.miniature.tasks import generate_tasks
-from multilora.miniature.text import documents
-from multilora.miniature.tokenizer import known_pieces, make_tokenizer
 from multilora.storage.folders import written_aside
+from tools.miniature.text import documents
+from tools.miniature.tokenizer import known_pieces, make_tokenizer
 
 CONTEXT = 256
 IGNORED = -100  # the label that the loss leaves out
