@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(_file(item)))
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(_file(item), len(place)))  # stable
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: let the garbage collector, which every training run calls, not look at it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def _file(item: pytest.Item) -> str:

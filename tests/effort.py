@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import hypothesis
 
 
@@ -13,3 +15,10 @@ def thorough() -> bool:
 def examples(most: int) -> int:
     """Examples of a property: `most` in a thorough run, at most 25 otherwise."""
     return most if thorough() else min(most, 25)
+
+
+def seeded() -> random.Random:
+    """Random moments: in a thorough run others each time, and pytest shows the seed of a test that fails."""
+    seed = random.randrange(10**6) if thorough() else 0
+    print(f"seed {seed}")
+    return random.Random(seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import subprocess
 import time
@@ -14,6 +13,7 @@ import psutil
 import pytest
 import torch
 
+from effort import seeded
 from end_to_end.in_processes import Jobs, Runs, assert_close, assert_equal, files_of, multilora, settings
 from multilora import InputError
 from multilora.recipe.file import load_recipe
@@ -221,9 +221,7 @@ def kill_at(process: subprocess.Popen[str], metrics: Path, step: int, delay: flo
     ],
 )
 def test_killed_at_random_moments_and_resumed_is_undisturbed(tmp_path: Path, options: list[str]) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")  # pytest shows it if the test fails
-    rng, steps = random.Random(seed), 60
+    rng, steps = seeded(), 60
     make_recipe(tmp_path, PLAIN | {"lora_dropout": 0.2}, steps=steps, save_every=5, log_every=1, batch_size=2)
     whole = multilora(tmp_path, "recipe.yaml", *options, "--set=training.output=whole")
     _, errors = whole.communicate(timeout=120)

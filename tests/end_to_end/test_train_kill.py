@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,85 +15,60 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from disk_events import Moment, die_at
+from effort import seeded
 from multilora.training.metrics import read_metrics
 from tiny_run import make_recipe
 
 STEPS = 14
 # A moment, a path in the recipe's folder that is there after the kill, and one that is not.
 MOMENTS = {
-    "claiming the folder": (".run.new/recipe.yaml", "run/recipe.yaml"),
-    "saving a checkpoint": ("run/checkpoints/.incomplete/checkpoint-4/optimizer.pt", "run/checkpoints/checkpoint-4"),
+    "claiming the folder": (Moment(".run.new", "rename"), ".run.new/recipe.yaml", "run/recipe.yaml"),
+    "saving a checkpoint": (
+        Moment("checkpoint-4/trainer_state.json", "write"),
+        "run/checkpoints/.incomplete/checkpoint-4/optimizer.pt",
+        "run/checkpoints/.incomplete/checkpoint-4/trainer_state.json",
+    ),
     "renaming a checkpoint": (
+        Moment(".incomplete/checkpoint-4", "rename"),
         "run/checkpoints/.incomplete/checkpoint-4/trainer_state.json",
         "run/checkpoints/checkpoint-4",
     ),
-    "rotating checkpoints": ("run/checkpoints/.incomplete/checkpoint-2", "run/checkpoints/checkpoint-2"),
-    "saving the adapter": ("run/.adapter.incomplete/adapter_model.safetensors", "run/adapter"),
-    "writing the results": ("run/adapter/adapter_model.safetensors", "run/results.json"),
+    "rotating checkpoints": (
+        Moment("checkpoints/.incomplete", "remove", after="checkpoints/checkpoint-2"),
+        "run/checkpoints/.incomplete/checkpoint-2",
+        "run/checkpoints/checkpoint-2",
+    ),
+    "saving the adapter": (
+        Moment(".adapter.incomplete", "rename"),
+        "run/.adapter.incomplete/adapter_model.safetensors",
+        "run/adapter",
+    ),
+    "writing the results": (
+        Moment(".results.json.incomplete", "write"),
+        "run/adapter/adapter_model.safetensors",
+        "run/results.json",
+    ),
 }
 
 
 # In the child ------------------------------------------------------------------------------------------------------
 
 
-def _train(recipe: Path, resume: bool, moment: str | None) -> None:
+def _train(recipe: Path, resume: bool, moment: Moment | None) -> None:
     from multilora.recipe.file import load_recipe
     from multilora.training.run import train
 
     torch.set_num_threads(1)
     if moment is not None:
-        _die_at(moment)
+        die_at(moment)
     train(load_recipe(recipe), resume=resume)
-
-
-def _die_at(moment: str) -> None:
-    """Have the process kill itself at a moment that a kill from outside would hardly hit."""
-    from transformers import Trainer
-
-    import multilora.training.run as run_module
-    import multilora.training.run_folder as run_folder_module
-    from multilora.training.checkpoints import Checkpoints
-
-    def die(*args: Any, **kwargs: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def at_call(number: int, function: Callable[..., Any]) -> Callable[..., Any]:
-        calls: list[None] = []
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            calls.append(None)
-            return die() if len(calls) == number else function(*args, **kwargs)
-
-        return counted
-
-    def rename(self: Path, target: Path) -> Path:
-        if self.name == "checkpoint-4" and self.parent.name == ".incomplete":
-            die()
-        os.rename(self, target)
-        return target
-
-    match moment:
-        case "claiming the folder":
-            run_folder_module.replace_folder = die  # pyright: ignore
-        case "saving a checkpoint":
-            Trainer._save_rng_state = at_call(2, Trainer._save_rng_state)
-        case "renaming a checkpoint":
-            Path.rename = rename  # pyright: ignore
-        case "rotating checkpoints":
-            Checkpoints.clean = at_call(4, Checkpoints.clean)  # at the start and after steps 2, 4 and 6
-        case "saving the adapter":
-            save = run_module.save_weights
-            run_module.save_weights = lambda *args: (save(*args), die())  # pyright: ignore
-        case "writing the results":
-            run_module.write_text = die  # pyright: ignore
-        case _:
-            raise AssertionError(moment)
 
 
 # In the parent -----------------------------------------------------------------------------------------------------
 
 
-def start(recipe: Path, resume: bool = False, moment: str | None = None) -> BaseProcess:
+def start(recipe: Path, resume: bool = False, moment: Moment | None = None) -> BaseProcess:
     """A process of its own for the run, forked from a server that has imported everything once."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["multilora.training.run"])
@@ -150,23 +122,16 @@ def recipe(tmp_path: Path, undisturbed: Path) -> Path:
     return small_recipe(beside(tmp_path, undisturbed))
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_a_bad_moment(recipe: Path, undisturbed: Path, moment: str) -> None:
+@pytest.mark.parametrize("name", MOMENTS)
+def test_killed_at_a_bad_moment(recipe: Path, undisturbed: Path, name: str) -> None:
+    moment, there, not_there = MOMENTS[name]
     process = start(recipe, moment=moment)
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    there, not_there = MOMENTS[moment]
     assert (recipe.parent / there).exists()
     assert not (recipe.parent / not_there).exists()
     finish(recipe, resume=True)
     assert_as_undisturbed(recipe.parent / "run", undisturbed)
-
-
-def printed_rng() -> random.Random:
-    """Other moments in every test run; pytest shows the seed if the test fails."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    return random.Random(seed)
 
 
 def kill_at(process: BaseProcess | subprocess.Popen[bytes], metrics: Path, step: int, delay: float) -> None:
@@ -180,7 +145,7 @@ def kill_at(process: BaseProcess | subprocess.Popen[bytes], metrics: Path, step:
 
 
 def test_killed_at_two_random_moments(recipe: Path, undisturbed: Path) -> None:
-    rng = printed_rng()
+    rng = seeded()
     metrics = recipe.parent / "run" / "metrics.jsonl"
     for step in sorted(rng.sample(range(1, STEPS - 2), 2)):
         process = start(recipe, resume=True)
@@ -192,7 +157,7 @@ def test_killed_at_two_random_moments(recipe: Path, undisturbed: Path) -> None:
 
 
 def test_a_packed_run_killed_at_a_random_moment(tmp_path: Path) -> None:
-    rng = printed_rng()
+    rng = seeded()
     packed: dict[str, Any] = {"packing": True, "batch_size": 2, "gradient_accumulation": 2, "log_every": 2}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
@@ -209,7 +174,7 @@ def test_a_packed_run_killed_at_a_random_moment(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_the_command_killed_at_five_random_moments(tmp_path: Path) -> None:
-    rng = printed_rng()
+    rng = seeded()
     steps = 60
 
     def command(recipe: Path) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
 import signal
 import time
@@ -16,24 +14,24 @@ from typing import Any
 import pytest
 import torch
 
+from disk_events import Moment, die_at, events_below
+from effort import seeded, thorough
 from merging.merging_cases import contents, multilora, save_adapter_of, save_llama
 from multilora.errors import InputError
 from multilora.merging import merge as merge_module
 from multilora.merging.files import OutputFile
-from multilora.merging.folder import MergeFolder
 from multilora.merging.merge import merge_adapters
 from multilora.merging.report import MergeOptions
 from multilora.storage.folders import aside_of
 
-KILLS = 20
 # A moment that a kill from outside would hardly hit, and whether the output folder is there after it.
 MOMENTS = {
-    "before the first shard": False,
-    "a shard without its name": False,
-    "a shard without its record": False,
-    "before the folder gets its name": False,
-    "between the old folder and the new one": False,
-    "before the record is removed": True,
+    "before the first shard": (Moment("*.safetensors.part", "write"), False),
+    "a shard without its name": (Moment("*.safetensors.part", "rename"), False),
+    "a shard without its record": (Moment("..merge_progress.json.incomplete", "write"), False),
+    "before the folder gets its name": (Moment("out", "rename"), False),
+    "between the old folder and the new one": (Moment(".out.incomplete", "rename"), False),
+    "before the record is removed": (Moment("out/.merge_progress.json", "remove"), True),
 }
 DTYPE = MergeOptions(dtype="bfloat16")
 AGAIN = MergeOptions(dtype="bfloat16", overwrite=True)
@@ -42,39 +40,12 @@ AGAIN = MergeOptions(dtype="bfloat16", overwrite=True)
 # In the child ------------------------------------------------------------------------------------------------------
 
 
-def _merge(base: Path, adapter: Path, out: Path, options: MergeOptions, began: Path, moment: str | None) -> None:
+def _merge(base: Path, adapter: Path, out: Path, options: MergeOptions, began: Path, moment: Moment | None) -> None:
     torch.set_num_threads(1)
     if moment is not None:
-        _die_at(moment, out)
+        die_at(moment)
     began.touch()
     merge_adapters(base, [adapter], out, options)
-
-
-def _die_at(moment: str, out: Path) -> None:
-    import multilora.merging.folder as folder_module
-
-    def die(*args: Any, **kwargs: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def rename(self: Path, target: Path) -> Path:
-        if moment == "between the old folder and the new one":
-            os.rename(self, target)
-        die()
-        return target
-
-    match moment:
-        case "before the first shard":
-            merge_module.merge_shard = die  # pyright: ignore
-        case "a shard without its name":
-            MergeFolder.finish = die
-        case "a shard without its record":
-            folder_module.write_text = die  # pyright: ignore
-        case "before the folder gets its name" | "between the old folder and the new one":
-            Path.rename = rename  # pyright: ignore
-        case "before the record is removed":
-            folder_module._clean = die  # pyright: ignore
-        case _:
-            raise AssertionError(moment)
 
 
 # In the parent -----------------------------------------------------------------------------------------------------
@@ -91,7 +62,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(place: Path, out: Path, options: MergeOptions = DTYPE, moment: str | None = None) -> tuple[BaseProcess, Path]:
+def start(
+    place: Path, out: Path, options: MergeOptions = DTYPE, moment: Moment | None = None
+) -> tuple[BaseProcess, Path]:
     """A process of its own, forked from a server that has imported everything; and a file that says that it began."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["multilora.merging.merge"])
@@ -109,11 +82,30 @@ def wait_for(there: Callable[[], bool]) -> None:
         time.sleep(0.0005)
 
 
+def test_killed_at_any_write(place: Path, tmp_path: Path) -> None:
+    """At the k-th of all files that are written, renamed and removed; each time from the beginning, and run again."""
+    with events_below(tmp_path) as events:
+        merge_adapters(place / "base", [place / "adapter"], tmp_path / "undisturbed", DTYPE)
+    assert len(events) > 4 * len(list((place / "base").glob("*.safetensors")))  # a shard: written, named, recorded
+    last = len(events)
+    counts = range(1, last + 1) if thorough() else sorted(seeded().sample(range(1, last + 1), 5))
+    expected = contents(place / "undisturbed")
+    for count in counts:
+        folder = tmp_path / f"killed-{count}"
+        folder.mkdir()
+        process, _ = start(place, folder / "out", moment=Moment(str(folder), count=count + 1))  # one is our own
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL, count
+        merge_adapters(place / "base", [place / "adapter"], folder / "out", DTYPE)
+        assert contents(folder / "out") == expected
+        assert not aside_of(folder / "out").exists()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.full
 def test_killed_at_20_random_moments(place: Path, tmp_path: Path) -> None:
     """Each time from the beginning, and run again to the end."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng, kills = seeded(), 20
     process, began = start(place, tmp_path / "timed")
     wait_for(began.exists)
     first = time.perf_counter()
@@ -121,7 +113,7 @@ def test_killed_at_20_random_moments(place: Path, tmp_path: Path) -> None:
     whole = time.perf_counter() - first
     expected = contents(place / "undisturbed")
     unfinished = 0
-    for kill in range(KILLS):
+    for kill in range(kills):
         out = tmp_path / f"out{kill}"
         process, began = start(place, out)
         wait_for(began.exists)
@@ -133,7 +125,7 @@ def test_killed_at_20_random_moments(place: Path, tmp_path: Path) -> None:
         assert contents(out) == expected
         assert not aside_of(out).exists()
         shutil.rmtree(out)
-    assert unfinished >= KILLS // 4  # most of them have hit the work
+    assert unfinished >= kills // 4  # most of them have hit the work
 
 
 def test_killed_again_and_again(place: Path, tmp_path: Path) -> None:
@@ -149,16 +141,17 @@ def test_killed_again_and_again(place: Path, tmp_path: Path) -> None:
     assert contents(out) == contents(place / "undisturbed")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_a_bad_moment(place: Path, tmp_path: Path, moment: str) -> None:
+@pytest.mark.parametrize("name", MOMENTS)
+def test_killed_at_a_bad_moment(place: Path, tmp_path: Path, name: str) -> None:
     """Over an earlier result, which is there until the new one is."""
+    moment, complete = MOMENTS[name]
     out = tmp_path / "out"
     merge_adapters(place / "base", [place / "adapter"], out)
     earlier = contents(out)
     process, _ = start(place, out, AGAIN, moment)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    if MOMENTS[moment]:
+    if complete:
         assert contents(out).items() >= contents(place / "undisturbed").items()
         report = merge_adapters(place / "base", [place / "adapter"], out, DTYPE)
         assert report.complete_before

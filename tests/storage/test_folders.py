@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from disk_events import Moment, failing_at
 from multilora.storage.folders import replace_folder, replaced_name, restore_replaced, write_text, written_aside
 
 
@@ -70,19 +71,10 @@ def test_a_folder_replaces_another(tmp_path: Path, before: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path) -> None:
     target, new = folder(tmp_path / "target", "old"), folder(tmp_path / "new", "new")
-    rename = Path.rename
-
-    def killed_at_the_second(self: Path, to: Path) -> Path:
-        if self == new:
-            raise KeyboardInterrupt
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", killed_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
+    with failing_at(Moment("new", "rename"), KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
         replace_folder(target, by=new)
-    monkeypatch.undo()
     assert not target.exists()
     restore_replaced(target)
     assert (target / "file").read_text() == "old"
