@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from multilora.errors import InputError
 from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Scoring, Split
@@ -37,6 +38,15 @@ class RowsTask:
         if texts is None:
             raise NoSplitError(f"tasks.{self.name}: no {split} split")
         yield from examples(split, texts)
+
+    def shown_rows(self) -> Iterator[Example | BadRow]:
+        return iter(())
+
+    def files(self, split: Split) -> list[Path]:
+        return []
+
+    def groups(self, example: Example) -> dict[str, str]:
+        return {}
 
 
 def rows_task(

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from multilora import InputError
 from multilora.data.encoding import TaskCounts
+from multilora.data.guard import WithoutLeaks
+from multilora.data.leakage import EvaluationRows
 from multilora.data.limits import ModelLimits
 from multilora.data.prepare import open_tasks
-from multilora.data.streaming import MixtureStream, StreamedMixture, counts_of_all, training_files, turns
+from multilora.data.streaming import MixtureStream, StreamedMixture, counts_of_all, turns
 from multilora.recipe.file import load_recipe
 from tiny_run import make_recipe
 
@@ -268,12 +270,9 @@ def test_the_record_has_each_files_size_and_time(tmp_path: Path) -> None:
 
 
 def test_files_are_found_inside_a_task_that_leaves_out_rows(tmp_path: Path) -> None:
-    class Wrapped:
-        def __init__(self, task: Any) -> None:
-            self.task = task
-
-    task: Any = Wrapped(streamed(tmp_path, [1]).tasks[0])
-    assert training_files(task) == [tmp_path / "a.jsonl"]
+    (task,) = streamed(tmp_path, [1]).tasks
+    wrapped = WithoutLeaks(task, EvaluationRows(), lambda row, equal: None)
+    assert wrapped.files("train") == [tmp_path / "a.jsonl"]
 
 
 def test_a_mixture_stream_of_nothing_but_one_task_needs_no_second(folder: Path) -> None:

@@ -33,6 +33,15 @@ class GivenTask:
             raise NoSplitError(f"tasks.{self.name}: no validation split")
         return iter(self.rows)
 
+    def shown_rows(self) -> Iterator[Example | BadRow]:
+        return iter(())
+
+    def files(self, split: Split) -> list[Path]:
+        return []
+
+    def groups(self, example: Example) -> Mapping[str, str]:
+        return {}
+
 
 def yes_no(prompts: Iterable[str], groups: Mapping[int, str] | None = None) -> list[Example]:
     """One row per prompt, yes and no in turns."""

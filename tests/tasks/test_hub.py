@@ -12,7 +12,6 @@ import datasets
 import pytest
 
 from multilora import InputError
-from multilora.data.streaming import training_files
 from multilora.recipe import BuiltInTaskSection
 from multilora.tasks.example import BadRow, Example, NoSplitError
 from multilora.tasks.folder import FolderTask
@@ -128,7 +127,7 @@ def test_rows_are_named_by_their_place_and_files_are_told(tmp_path: Path) -> Non
     folder = write_hub("rte", tmp_path / "hub", made_up_rows("rte"))
     task = on_hub("rte", folder)
     assert next(iter(good(task.train_rows()))).source == f"{folder}/rte train row 1"
-    assert training_files(task) == [folder / "rte" / "train-00000-of-00001.parquet"]
+    assert task.files("train") == [folder / "rte" / "train-00000-of-00001.parquet"]
 
 
 def test_a_split_is_its_own_files_and_no_others(tmp_path: Path) -> None:

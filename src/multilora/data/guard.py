@@ -8,38 +8,22 @@ from dataclasses import dataclass, field
 from multilora.data.leakage import EvaluationRows, LeakReport, RowName, find_leaks
 from multilora.errors import InputError
 from multilora.recipe import Recipe
-from multilora.tasks.example import BadRow, EvalSplit, Example, Scoring, Split, Task
+from multilora.tasks.example import BadRow, Example, Task, TaskWrapper
 
 _NAMED = 3
 
 
 @dataclass(frozen=True)
-class WithoutLeaks:
+class WithoutLeaks(TaskWrapper):
     """A task without the training rows that equal evaluation rows; otherwise the task itself.
 
     Attributes:
-        task: the task.
         evaluation: the rows that may not be trained on.
         on_found: is called with each row that is left out, and with an equal evaluation row, as the rows are read.
     """
 
-    task: Task
     evaluation: EvaluationRows
     on_found: Callable[[RowName, RowName], None]
-
-    @property
-    def name(self) -> str:
-        """The task's."""
-        return self.task.name
-
-    @property
-    def scoring(self) -> Scoring:
-        """The task's."""
-        return self.task.scoring
-
-    def check(self, split: Split = "train") -> None:
-        """As the task's."""
-        self.task.check(split)
 
     def train_rows(self) -> Iterator[Example | BadRow]:
         """The task's, but for rows that equal evaluation rows.
@@ -61,10 +45,6 @@ class WithoutLeaks:
                 f"tasks.{self.name}: all {left_out:,} training rows equal evaluation rows, so on_leak: drop leaves "
                 "none; train on other rows"
             )
-
-    def eval_rows(self, split: EvalSplit) -> Iterator[Example | BadRow]:
-        """The task's."""
-        return self.task.eval_rows(split)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from multilora.errors import InputError
 from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Task
@@ -90,12 +90,12 @@ class EvaluationRows:
 
         Args:
             tasks: the tasks.
-            shown: also the rows that tasks show in prompts (`ShowsRows`).
+            shown: also the rows that tasks show in prompts (`Task.shown_rows`).
         """
         rows = cls()
         for task in tasks:
             faults: list[str] = []
-            if shown and isinstance(task, ShowsRows):
+            if shown:
                 rows._read(task, "shown", task.shown_rows, faults)
             for split in _EVAL_SPLITS:
                 rows._read(task, split, lambda task=task, split=split: _checked(task, split), faults)
@@ -129,13 +129,6 @@ class EvaluationRows:
         key, text = key_of(row), text_key_of(row)
         found = (self.by_key.get(key, ()), self.by_text.get(key, ()), self.by_text.get(text, ()))
         return list(dict.fromkeys(name for names in found for name in names))
-
-
-@runtime_checkable
-class ShowsRows(Protocol):
-    """A task that shows rows with their answers in its prompts."""
-
-    def shown_rows(self) -> Iterator[Example | BadRow]: ...
 
 
 def _checked(task: Task, split: EvalSplit) -> Iterator[Example | BadRow]:

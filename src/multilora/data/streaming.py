@@ -54,7 +54,7 @@ class StreamedMixture:
 
     def record(self) -> dict[str, dict[str, Any]]:
         """By task: names, sizes and times of its training files. The rows were not read yet."""
-        return {task.name: {"files": [_file_record(file) for file in training_files(task)]} for task in self.tasks}
+        return {task.name: {"files": [_file_record(file) for file in task.files("train")]} for task in self.tasks}
 
     def check(self, limits: ModelLimits) -> None:
         """Look at the first rows of each task; the others are checked as they come.
@@ -204,14 +204,6 @@ def counts_of_all(parts: Sequence[TaskCounts]) -> TaskCounts:
             whole.skipped_named.setdefault(why, []).extend(sources)
     whole.rows = whole.kept + whole.skipped + whole.dropped
     return whole
-
-
-def training_files(task: Task) -> list[Path]:
-    """The files that a task's training rows come from; none where it does not say."""
-    inner: Any = task
-    while hasattr(inner, "task"):  # it stands inside another that leaves out rows
-        inner = inner.task
-    return list(inner.files("train")) if hasattr(inner, "files") else []
 
 
 def _file_record(file: Path) -> dict[str, Any]:

@@ -20,11 +20,10 @@ from multilora.evaluation.long_prompts import (
     sort_out,
 )
 from multilora.evaluation.records import BatchSize, Evaluation, Groups, TaskEvaluation
-from multilora.evaluation.results import OF_QUESTIONS, Answer, score
+from multilora.evaluation.results import Answer, score
 from multilora.evaluation.rows import OnBadRow, read_rows, unit_of
 from multilora.evaluation.runner import Runner, modes_as_before, quiet
 from multilora.tasks.example import EvalSplit, Example, NoSplitError, Task
-from multilora.tasks.mmlu import CATEGORIES
 
 if TYPE_CHECKING:
     from multilora.evaluation.stock import StockTasks
@@ -168,21 +167,17 @@ def _answers(runner: Runner, task: Task, examples: Sequence[Example], max_new_to
 
 
 def _groups(task: Task, answers: Sequence[Answer], seed: int) -> Groups:
-    groups = [answer.example.group for answer in answers]
-    if OF_QUESTIONS & set(task.scoring.metrics) or not any(groups):
-        return {}
-    kinds = {"group": groups}
-    if all(group in CATEGORIES for group in groups):
-        kinds = {"category": [CATEGORIES[group] for group in groups], "subject": groups}
+    """The scores of the task's groups, by kind and name; of each kind the names in order."""
+    members: dict[str, dict[str, list[Answer]]] = {}
+    for answer in answers:
+        for kind, name in task.groups(answer.example).items():
+            members.setdefault(kind, {}).setdefault(name, []).append(answer)
     return {
         kind: {
-            name: {
-                metric: score(metric, [a for a, its in zip(answers, names, strict=True) if its == name], seed)
-                for metric in task.scoring.metrics
-            }
-            for name in sorted(set(names))
+            name: {metric: score(metric, own, seed) for metric in task.scoring.metrics}
+            for name, own in sorted(named.items())
         }
-        for kind, names in kinds.items()
+        for kind, named in members.items()
     }
 
 

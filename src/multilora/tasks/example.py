@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from multilora.errors import InputError
@@ -24,7 +25,7 @@ class Example:
         id: names the row within its task and files, the same at every reading; empty: the task has no ids.
         choices: what a model may answer, each in place of the completion; empty: free text.
         answers: what counts as right: the right choices, or the final number; empty: free text without scoring.
-        group: what scores are also reported or computed by, such as MMLU's subject or MultiRC's question.
+        group: what scores are computed by, or also reported by (`Task.groups`): MultiRC's question, MMLU's subject.
         key: the question itself, without what is put around it, where the prompt has more: by it equal questions are
             found (`multilora.tasks.keys`); empty: prompt and choices.
         short: what each choice says in short, where scores compare its words: ReCoRD's entities; empty: the choices.
@@ -125,3 +126,69 @@ class Task(Protocol):
             NoSplitError: the task has no such split.
         """
         ...
+
+    def shown_rows(self) -> Iterator[Example | BadRow]:
+        """Rows that are shown with their answers in the prompts of others, such as MMLU's dev rows; most tasks: none.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        ...
+
+    def files(self, split: Split) -> Sequence[Path]:
+        """The files that the split's rows are read from, for fingerprints; empty if they come from elsewhere.
+
+        Raises:
+            NoSplitError: the task has no such split.
+            InputError: the Hub has the files, and they cannot be loaded.
+        """
+        ...
+
+    def groups(self, example: Example) -> Mapping[str, str]:
+        """What the example's score is also reported by: names by kind, such as {"category": "STEM"}; most tasks: {}."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskWrapper:
+    """A task around another one, to which everything is forwarded. Subclasses override what they change.
+
+    Attributes:
+        task: the wrapped task.
+    """
+
+    task: Task
+
+    @property
+    def name(self) -> str:
+        """The wrapped task's name."""
+        return self.task.name
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the wrapped task is scored."""
+        return self.task.scoring
+
+    def check(self, split: Split = "train") -> None:
+        """See `Task.check`."""
+        self.task.check(split)
+
+    def train_rows(self) -> Iterator[Example | BadRow]:
+        """See `Task.train_rows`."""
+        return self.task.train_rows()
+
+    def eval_rows(self, split: EvalSplit) -> Iterator[Example | BadRow]:
+        """See `Task.eval_rows`."""
+        return self.task.eval_rows(split)
+
+    def shown_rows(self) -> Iterator[Example | BadRow]:
+        """See `Task.shown_rows`."""
+        return self.task.shown_rows()
+
+    def files(self, split: Split) -> Sequence[Path]:
+        """See `Task.files`."""
+        return self.task.files(split)
+
+    def groups(self, example: Example) -> Mapping[str, str]:
+        """See `Task.groups`."""
+        return self.task.groups(example)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -80,12 +80,16 @@ class FolderTask(ABC):
         """
         return dict(row.data)
 
-    def files(self, part: Part) -> Sequence[Path]:
-        """The files that the part's rows are read from.
+    def files(self, split: Split) -> Sequence[Path]:
+        """The files that the split's rows are read from.
 
         Raises:
+            NoSplitError: the task has no such split.
             InputError: the Hub has them, and they cannot be had.
         """
+        return self._files(self.part_of(split))
+
+    def _files(self, part: Part) -> Sequence[Path]:
         hub = self.hub_of(part)
         return self.own_files(part) if hub is None else hub.files(self.on_hub.splits[part])
 
@@ -157,6 +161,14 @@ class FolderTask(ABC):
             elif part != "train" or self._held_out(draft):
                 yield draft.example
 
+    def shown_rows(self) -> Iterator[Example | BadRow]:
+        """None."""
+        return iter(())
+
+    def groups(self, example: Example) -> Mapping[str, str]:
+        """None."""
+        return {}
+
     def part_of(self, split: Split) -> Part:
         """Whose files the split's rows stand in.
 
@@ -190,7 +202,7 @@ class FolderTask(ABC):
             else:
                 yield from drafts
         if empty:
-            named = ", ".join(repr(str(file)) for file in self.files(part)[:3])
+            named = ", ".join(repr(str(file)) for file in self._files(part)[:3])
             place = "folder" if self.hub_of(part) is None else "hub"
             raise InputError(f"tasks.{self.name}.{place}: no row in {named}; fetch the data set's files again")
 

@@ -89,6 +89,14 @@ class LinesTask(ABC):
         _, files = self._places(split)
         return list(files) if self.hub is None else [path for name in files for path in self.hub.files(str(name))]
 
+    def shown_rows(self) -> Iterator[Example | BadRow]:
+        """None."""
+        return iter(())
+
+    def groups(self, example: Example) -> Mapping[str, str]:
+        """None."""
+        return {}
+
     def train_rows(self) -> Iterator[Example | BadRow]:
         """The rows that are not held out, streaming: one line is held at a time.
 

@@ -144,6 +144,10 @@ class MMLU(FolderTask):
             )
         return "validation"
 
+    def groups(self, example: Example) -> Mapping[str, str]:
+        """The subject and its category."""
+        return {"category": CATEGORIES[example.group], "subject": example.group} if example.group else {}
+
     def shown_rows(self) -> Iterator[Example | BadRow]:
         """The rows of `dev/`, which are shown with their answers before a question (`shots`).
 

@@ -20,7 +20,7 @@ from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, TaskCo
 from multilora.data.general_text import read_texts
 from multilora.errors import InputError, nearest
 from multilora.recipe import Recipe
-from multilora.tasks.example import EvalSplit, NoSplitError, Task
+from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Task, TaskWrapper
 from multilora.training.batches import Collator, as_dataset
 from multilora.training.task_losses import TaskLosses, by_task
 
@@ -209,21 +209,14 @@ def as_logs(line: Mapping[str, Any]) -> dict[str, float]:
     return logs
 
 
-class _Spread:
-    """A task whose validation rows are `limit` of its own, spread evenly."""
+@dataclass(frozen=True)
+class _Spread(TaskWrapper):
+    """A task of whose evaluation rows `limit` are read, spread evenly."""
 
-    def __init__(self, task: Task, limit: int | None) -> None:
-        self._task, self._limit = task, limit
-        self.name, self.scoring = task.name, task.scoring
+    limit: int | None
 
-    def check(self, split: Any = "train") -> None:
-        self._task.check(split)
-
-    def train_rows(self) -> Iterator[Any]:
-        return self._task.train_rows()
-
-    def eval_rows(self, split: EvalSplit) -> Iterator[Any]:
-        return iter(_spread(list(self._task.eval_rows(split)), self._limit))
+    def eval_rows(self, split: EvalSplit) -> Iterator[Example | BadRow]:
+        return iter(_spread(list(self.task.eval_rows(split)), self.limit))
 
 
 def _spread(items: Sequence[Any], limit: int | None) -> list[Any]:
