@@ -20,11 +20,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import common
-from multilora.adapter.svd import pair_svd
+from multilora.adapter.svd import factors_svd
 from multilora.bench import machine, rounds
 from multilora.storage.safetensors import write_safetensors
 from multilora.tuner.config import MultiLoraConfig
-from multilora.tuner.functional import delta_weight
+from multilora.tuner.factors import Factors
 
 PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 # What is asked for: seconds and bytes at most, times faster at least, difference of values relative to σ_1.
@@ -114,15 +114,16 @@ def _random_pair(d_out: int, d_in: int, rank: int, generator: torch.Generator) -
 def _pair(options: argparse.Namespace) -> dict[str, Any]:
     """One square pair, in both precisions, and the dense values of its product."""
     A, B = _random_pair(options.d, options.d, options.num_loras * options.r, torch.Generator().manual_seed(0))
-    dense = delta_weight(A, B, None, 1.0)
-    seconds = {name: _timed(lambda dtype=dtype: pair_svd(A, B, dtype=dtype), options.repeats, 2)
+    factors = Factors(A, B)
+    dense = factors.delta()
+    seconds = {name: _timed(lambda dtype=dtype: factors_svd(factors, dtype=dtype), options.repeats, 2)
                for name, dtype in PRECISIONS.items()}  # fmt: skip
     values: list[Tensor] = []
     seconds["dense"] = _timed(lambda: values.append(torch.linalg.svdvals(dense)), options.dense_repeats, 0)
     expected = values[0]
     differences = {}
     for name, dtype in PRECISIONS.items():
-        S = pair_svd(A, B, dtype=dtype)[1].float()
+        S = factors_svd(factors, dtype=dtype)[1].float()
         whole = torch.cat([S, torch.zeros(len(expected) - len(S))])
         differences[name] = float((whole - expected).abs().max() / expected[0])
     return {

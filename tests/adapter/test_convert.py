@@ -35,7 +35,6 @@ from multilora.adapter import file as checkpoint
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.export import common as exporting
 from multilora.adapter.file import WEIGHTS_FILE, open_adapter
-from multilora.tuner.functional import delta_weight
 from multilora.tuner.layer import MultiLoraLinear
 
 Make = Callable[..., PreTrainedModel]
@@ -57,8 +56,7 @@ def multilora(**arguments: Any) -> MultiLoraConfig:
 def deltas(folder: Path) -> dict[str, Tensor]:
     """ΔW of every layer in fp64."""
     file = open_adapter(folder)
-    pairs = {name: file.folded_pair(name) for name in file.layers}
-    return {name: delta_weight(A.double(), B.double(), None, 1.0) for name, (A, B) in pairs.items()}
+    return {name: file.folded(name).to(torch.float64).delta() for name in file.layers}
 
 
 def assert_same_deltas(ours: Path, expected: Path, tolerance: float) -> None:
@@ -146,7 +144,8 @@ def test_the_cast_comes_last(make_llama: Make, tmp_path: Path, dtype: Any) -> No
     assert report.dtype == expected
     adapter, exported = open_adapter(tmp_path / "a"), open_adapter(tmp_path / "out")
     for name, layer in adapter.layers.items():
-        for ours, folded in zip(exported.folded_pair(name), adapter.folded_pair(name), strict=True):
+        one, other = exported.folded(name), adapter.folded(name)
+        for ours, folded in ((one.lora_A, other.lora_A), (one.lora_B, other.lora_B)):
             kept = ours[: layer.total_rank] if ours.shape[0] == report.rank else ours[:, : layer.total_rank]
             # One rounding of the folded fp32 number, and no other.
             assert (kept.double() - folded.double()).abs().max() <= torch.finfo(expected).eps / 2 * folded.abs().max()
@@ -462,10 +461,10 @@ moments = []
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
 def at_layer(number):
-    real, count = checkpoint.AdapterFile.folded_pair, iter(range(number))
-    def folded_pair(self, name):
+    real, count = checkpoint.AdapterFile.folded, iter(range(number))
+    def folded(self, name):
         return real(self, name) if next(count, None) is not None else die()
-    checkpoint.AdapterFile.folded_pair = folded_pair
+    checkpoint.AdapterFile.folded = folded
 
 def at_config(): exporting.write_json = lambda *_: die()
 

@@ -24,7 +24,6 @@ from multilora.adapter import file as checkpoint
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.file import WEIGHTS_FILE, AdapterFile, open_adapter
 from multilora.storage.safetensors import natural_order
-from multilora.tuner.functional import delta_weight
 
 Make = Callable[..., PreTrainedModel]
 PATTERNS = {"rank_pattern": {"q_proj": 2, "c_attn": 3, r"layers\.1\.mlp\..*": 5}, "alpha_pattern": {"v_proj": 5}}
@@ -78,15 +77,14 @@ def assert_reads(model: PeftModel, folder: Path) -> AdapterFile:
     expected = deltas_of(model)
     assert file.layers.keys() == expected.keys()
     for name, delta in expected.items():
-        lora_A, scaled_B = file.folded_pair(name)
-        ours = delta_weight(*file.pair(name))
-        torch.testing.assert_close(delta_weight(lora_A, scaled_B, None, 1.0), ours)
+        ours = file.factors(name).delta()
+        torch.testing.assert_close(file.folded(name).delta(), ours)
         base = model.get_submodule(f"base_model.model.{name}").get_base_layer()
         ours = ours if isinstance(base, nn.Linear) else ours.t()  # Conv1D keeps W transposed
         torch.testing.assert_close(ours.reshape(-1), delta, rtol=1e-5, atol=1e-6)
         layer = file.layers[name]
-        assert lora_A.shape == (layer.total_rank, layer.d_in)
-        assert scaled_B.shape == (layer.d_out, layer.total_rank)
+        folded = file.folded(name)
+        assert (folded.total_rank, folded.d_in, folded.d_out) == (layer.total_rank, layer.d_in, layer.d_out)
     return file
 
 
@@ -123,8 +121,9 @@ def test_dtypes_are_those_of_the_file(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     file = open_adapter(tmp_path)
     assert {layer.dtype for layer in file.layers.values()} == {torch.bfloat16}
-    assert file.pair("first")[0].dtype == torch.bfloat16
-    assert all(tensor.dtype == torch.float32 for tensor in file.folded_pair("first"))
+    assert file.factors("first").lora_A.dtype == torch.bfloat16
+    folded = file.folded("first")
+    assert folded.lora_A.dtype == folded.lora_B.dtype == torch.float32
 
 
 def test_tensors_of_other_kinds_are_listed_where_the_config_declares_them(make_llama: Make, tmp_path: Path) -> None:
@@ -144,7 +143,7 @@ def test_opening_reads_no_numbers_and_reading_holds_one_layer(
     file = open_adapter(tmp_path)
     assert spy.read == 0
     for name in file.layers:
-        file.folded_pair(name)
+        file.folded(name)
     assert spy.read == 3 * len(file.layers) == 42
     assert spy.most_alive <= 3
 
@@ -317,21 +316,21 @@ def test_tensors_of_lora_variants_are_explained(lora: Path, key: str, match: str
 def test_numbers_that_are_not_finite_are_named_by_layer(adapter: Path, kind: str, number: float) -> None:
     change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.{kind}"].view(-1)[1:2].fill_(number))
     file = open_adapter(adapter)
-    file.pair("second")
+    file.factors("second")
     with pytest.raises(InputError, match=f"{kind} of layer 'first' .* not finite"):
-        file.pair("first")
+        file.factors("first")
 
 
 def test_folding_that_overflows_is_named_by_layer(adapter: Path) -> None:
     change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.multilora_scaling"].fill_(1e38))
     change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.multilora_B"].fill_(1e38))
     with pytest.raises(InputError, match="layer 'first' is so large"):
-        open_adapter(adapter).folded_pair("first")
+        open_adapter(adapter).folded("first")
 
 
 def test_unknown_layer_names_the_nearest(adapter: Path) -> None:
     with pytest.raises(InputError, match="nearest: 'second'"):
-        open_adapter(adapter).pair("secnd")
+        open_adapter(adapter).factors("secnd")
 
 
 def file_with(header: bytes, size: int | None = None, data: bytes = b"") -> bytes:
@@ -383,7 +382,7 @@ def open_and_read(folder: Path) -> None:
     try:
         file = open_adapter(folder)
         for name in file.layers:
-            file.folded_pair(name)
+            file.folded(name)
     except InputError:
         pass
 

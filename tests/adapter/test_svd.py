@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from effort import examples
-from multilora.adapter.svd import one_thread, pair_svd, truncated_pair, truncation_error
+from multilora.adapter.svd import factors_svd, one_thread, truncated, truncation_error
+from multilora.tuner.factors import Factors
 
 sizes = st.integers(1, 13)
 
 
 @st.composite
-def factors(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+def pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     """lora_A and scaled_B of odd shapes, of deficient rank, with zero rows, of very different sizes."""
     d_in, d_out, rank = draw(sizes), draw(sizes), draw(sizes)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
@@ -34,11 +35,11 @@ def factors(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(factors())
+@given(pairs())
 def test_it_is_the_svd_of_the_product(pair: tuple[Tensor, Tensor]) -> None:
     A, B = pair
     dense = B @ A
-    U, S, Vh = pair_svd(A, B)
+    U, S, Vh = factors_svd(Factors(A, B))
     k = min(len(A), *dense.shape)
     assert (U.shape, S.shape, Vh.shape) == ((len(dense), k), (k,), (k, dense.shape[1]))
     tiny = 1e-13 * torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(B)
@@ -51,12 +52,12 @@ def test_it_is_the_svd_of_the_product(pair: tuple[Tensor, Tensor]) -> None:
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(factors(), sizes)
+@given(pairs(), sizes)
 def test_truncation_is_the_best_and_its_error_is_the_measured_one(pair: tuple[Tensor, Tensor], rank: int) -> None:
     A, B = pair
     dense = B @ A
-    (cut_A, cut_B), error, norm = truncated_pair(A, B, rank)
-    assert len(cut_A) == cut_B.shape[1] <= rank
+    cut, error, norm = truncated(Factors(A, B), rank)
+    assert cut.total_rank <= rank
     size = torch.linalg.matrix_norm(dense)
     assert norm == pytest.approx(float(size), rel=1e-9, abs=1e-25)
     if size == 0:
@@ -64,20 +65,20 @@ def test_truncation_is_the_best_and_its_error_is_the_measured_one(pair: tuple[Te
         return
     singular = torch.linalg.svdvals(dense)
     assert error == pytest.approx(float(torch.linalg.vector_norm(singular[rank:]) / size), abs=1e-7)
-    assert error == pytest.approx(float(torch.linalg.matrix_norm(dense - cut_B @ cut_A) / size), abs=1e-7)
+    assert error == pytest.approx(float(torch.linalg.matrix_norm(dense - cut.delta()) / size), abs=1e-7)
 
 
 def test_both_sides_get_the_root_of_the_singular_values() -> None:
     torch.manual_seed(0)
-    (A, B), _, _ = truncated_pair(torch.randn(6, 11), 1e-3 * torch.randn(9, 6), 4)
-    torch.testing.assert_close(torch.linalg.vector_norm(A, dim=1), torch.linalg.vector_norm(B, dim=0))
+    cut, _, _ = truncated(Factors(torch.randn(6, 11), 1e-3 * torch.randn(9, 6)), 4)
+    torch.testing.assert_close(torch.linalg.vector_norm(cut.lora_A, dim=1), torch.linalg.vector_norm(cut.lora_B, dim=0))
 
 
 def test_a_pair_that_is_small_enough_comes_back_as_it_is() -> None:
     A, B = torch.randn(3, 5), torch.randn(4, 3)
-    (cut_A, cut_B), error, _ = truncated_pair(A, B, 3)
-    assert cut_A is A
-    assert cut_B is B
+    cut, error, _ = truncated(Factors(A, B), 3)
+    assert cut.lora_A is A
+    assert cut.lora_B is B
     assert error == 0
 
 
@@ -91,14 +92,17 @@ def test_errors_of_tiny_and_of_zero_adapters_are_numbers() -> None:
 def test_single_precision_on_request() -> None:
     torch.manual_seed(0)
     A, B = torch.randn(6, 40), torch.randn(30, 6)
-    U, S, Vh = pair_svd(A, B, dtype=torch.float32)
+    U, S, Vh = factors_svd(Factors(A, B), dtype=torch.float32)
     assert U.dtype == S.dtype == Vh.dtype == torch.float32
     torch.testing.assert_close((U * S) @ Vh, B @ A, rtol=1e-4, atol=1e-4)
 
 
-def test_shapes_that_do_not_fit_are_printed() -> None:
-    with pytest.raises(ValueError, match=r"\(3, 5\), \(4, 2\)"):
-        pair_svd(torch.zeros(3, 5), torch.zeros(4, 2))
+@pytest.mark.parametrize("scaling", [torch.tensor([0.5, 2.0, -1.0]), None])
+def test_scale_and_constant_are_part_of_it(scaling: Tensor | None) -> None:
+    torch.manual_seed(0)
+    factors = Factors(torch.randn(6, 40), torch.randn(30, 6), scaling, 0.3)
+    U, S, Vh = factors_svd(factors)
+    torch.testing.assert_close(((U * S) @ Vh).float(), factors.delta())
 
 
 def test_one_thread_and_as_many_as_before() -> None:

@@ -26,13 +26,13 @@ def test_four_bits_are_the_base_plus_the_low_rank_part(device: str, kind: str, d
     adapted = get_peft_model(model, MultiLoraConfig(r=4, num_loras=3, init_weights=False, target_modules=["0"]))
     layer = adapted.base_model.model[0]
     assert isinstance(layer, MultiLoraLinear)
-    pair = layer.pair("default")
-    assert {t.device.type for t in pair[:3] if isinstance(t, torch.Tensor)} == {device}
+    factors = layer.factors("default")
+    assert {parameter.device.type for parameter in layer.parameters()} == {device}
     x = torch.randn(6, 5, D_IN, device=device).to(dtype).requires_grad_()
     other = x.detach().clone().requires_grad_()
     y = layer(x)
     expected = layer.base_layer(other)
-    expected = expected + multilora_low_rank(other, *pair).to(expected.dtype)
+    expected = expected + multilora_low_rank(other, factors).to(expected.dtype)
     torch.testing.assert_close(y, expected, rtol=0, atol=0)
     g = torch.randn_like(y)
     y.backward(g)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from effort import examples
-from multilora.adapter.svd import pair_svd
+from multilora.adapter.svd import factors_svd
 from multilora.spectral.measures import (
     curve_indices,
     decade_histogram,
@@ -24,6 +24,7 @@ from multilora.spectral.measures import (
     spectrum_measures,
     stable_rank,
 )
+from multilora.tuner.factors import Factors
 
 sizes = st.integers(1, 12)
 
@@ -58,7 +59,7 @@ def test_measures_are_those_of_the_dense_spectrum(pair: tuple[Tensor, Tensor]) -
     A, B = pair
     dense = (B @ A).numpy()
     shape = (dense.shape[0], dense.shape[1])
-    ours = spectrum_measures(pair_svd(A, B)[1], shape)
+    ours = spectrum_measures(factors_svd(Factors(A, B))[1], shape)
     sigma = np.linalg.svd(dense, compute_uv=False)
     k, largest = len(sigma), sigma[0]
     assert all(math.isfinite(value) for value in ours.values())

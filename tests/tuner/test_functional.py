@@ -13,9 +13,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from effort import examples
-from multilora.tuner.functional import delta_weight, multilora_linear, multilora_low_rank, scaled_lora_B
+from multilora.tuner.factors import Factors
+from multilora.tuner.functional import multilora_linear, multilora_low_rank
 
 KINDS = ("none", "scalar", "vector")
+
+
+def fused(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    scaling: Tensor | None,
+    alpha_over_r: float,
+) -> Tensor:
+    return multilora_linear(x, weight, bias, Factors(lora_A, lora_B, scaling, alpha_over_r))
+
+
+def factors_of(t: dict[str, Any], alpha_over_r: float) -> Factors:
+    return Factors(t["lora_A"], t["lora_B"], t["scaling"], alpha_over_r)
 
 
 def plain_loop(
@@ -67,7 +84,7 @@ def gradients(y: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("alpha_over_r", [1.0, 0.7])
 def test_fused_equals_plain_loop_in_values_and_gradients(kind: str, n: int, bias: bool, alpha_over_r: float) -> None:
     t = tensors(kind, n, bias=bias)
-    y = multilora_linear(**t, alpha_over_r=alpha_over_r)
+    y = fused(**t, alpha_over_r=alpha_over_r)
     expected = plain_loop(*t.values(), alpha_over_r, n)
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
     ours, theirs = gradients(y, t), gradients(expected, t)
@@ -93,7 +110,7 @@ def test_fused_equals_plain_loop_for_any_shape(
     kind: str, n: int, r: int, d_in: int, d_out: int, shape: tuple[int, ...], bias: bool, alpha_over_r: float
 ) -> None:
     t = tensors(kind, n, r, d_in, d_out, shape, bias)
-    y = multilora_linear(**t, alpha_over_r=alpha_over_r)
+    y = fused(**t, alpha_over_r=alpha_over_r)
     expected = plain_loop(*t.values(), alpha_over_r, n)
     assert y.shape == (*shape, d_out)
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
@@ -105,29 +122,29 @@ def test_fused_equals_plain_loop_for_any_shape(
 @pytest.mark.parametrize("kind", KINDS)
 def test_low_rank_part_is_the_difference_to_the_base(kind: str) -> None:
     t = tensors(kind)
-    low = multilora_low_rank(t["x"], t["lora_A"], t["lora_B"], t["scaling"], 0.7)
+    low = multilora_low_rank(t["x"], factors_of(t, 0.7))
     base = torch.nn.functional.linear(t["x"], t["weight"], t["bias"])
-    torch.testing.assert_close(base + low, multilora_linear(**t, alpha_over_r=0.7), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(base + low, fused(**t, alpha_over_r=0.7), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_delta_weight_is_what_the_function_adds(kind: str) -> None:
     t = tensors(kind)
-    delta = delta_weight(t["lora_A"], t["lora_B"], t["scaling"], 0.7)
-    low = multilora_low_rank(t["x"], t["lora_A"], t["lora_B"], t["scaling"], 0.7)
+    delta = factors_of(t, 0.7).delta()
+    low = multilora_low_rank(t["x"], factors_of(t, 0.7))
     torch.testing.assert_close(t["x"] @ delta.T, low, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_pass_gradcheck() -> None:
     t = tensors("vector", shape=(4,))
-    assert torch.autograd.gradcheck(lambda *a: multilora_linear(a[0], t["weight"], *a[1:], 0.7), [
+    assert torch.autograd.gradcheck(lambda *a: fused(a[0], t["weight"], *a[1:], 0.7), [
         t["x"], t["bias"], t["lora_A"], t["lora_B"], t["scaling"]
     ])  # fmt: skip
 
 
 def test_second_derivative_is_refused() -> None:
     t = tensors("vector")
-    loss = multilora_linear(**t, alpha_over_r=1.0).square().sum()
+    loss = fused(**t, alpha_over_r=1.0).square().sum()
     (grad,) = torch.autograd.grad(loss, t["x"], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
@@ -140,7 +157,7 @@ def test_low_precision_input_with_fp32_parameters(dtype: torch.dtype, kind: str)
     t |= {name: t[name].detach().to(dtype) for name in ("x", "weight")}
     t["bias"] = None
     exact = plain_loop(*(None if v is None else v.double() for v in t.values()), 0.5, 3)
-    y = multilora_linear(**t, alpha_over_r=0.5)
+    y = fused(**t, alpha_over_r=0.5)
     assert y.dtype == dtype
     tolerance = 4 * torch.finfo(dtype).eps * exact.abs().max().item()
     assert (y.double() - exact).abs().max() < tolerance
@@ -155,7 +172,7 @@ def test_scale_gradient_is_summed_in_fp32_beside_half_precision_factors() -> Non
     t = tensors("vector", r=64, d_in=32, d_out=8, shape=(32,), dtype=torch.float32)
     for name in ("x", "weight", "bias", "lora_A", "lora_B"):
         t[name] = t[name].detach().bfloat16().requires_grad_(name == "lora_B")
-    grads = gradients(multilora_linear(**t, alpha_over_r=1.0), t)
+    grads = gradients(fused(**t, alpha_over_r=1.0), t)
     assert grads["scaling"].dtype == torch.float32
     assert grads["lora_B"].dtype == torch.bfloat16
     # Summed in bf16, nearly no entry would need more than bf16's 8 significant bits.
@@ -166,7 +183,7 @@ def test_scale_gradient_is_summed_in_fp32_beside_half_precision_factors() -> Non
 def test_autocast_computes_and_returns_the_autocast_dtype(kind: str) -> None:
     t = tensors(kind, d_in=32, d_out=24, shape=(16,), dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = multilora_linear(**t, alpha_over_r=1.0)
+        y = fused(**t, alpha_over_r=1.0)
         expected = plain_loop(*t.values(), 1.0, 3)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), expected.float(), rtol=0.05, atol=0.3)
@@ -178,7 +195,7 @@ def test_non_contiguous_input_and_gradient(kind: str) -> None:
     t = tensors(kind, shape=(3, 4))
     wide = torch.randn(4, 3, 14, dtype=torch.float64)
     t["x"] = wide.transpose(0, 1)[..., ::2].requires_grad_()
-    y = multilora_linear(**t, alpha_over_r=1.0)
+    y = fused(**t, alpha_over_r=1.0)
     torch.testing.assert_close(y, plain_loop(*t.values(), 1.0, 3))
     (expanded,) = torch.autograd.grad(y.sum(), t["x"])  # its upstream gradient has stride 0
     torch.testing.assert_close(expanded, torch.autograd.grad(plain_loop(*t.values(), 1.0, 3).sum(), t["x"])[0])
@@ -199,7 +216,7 @@ def kept_for_backward(t: dict[str, Any]) -> tuple[int, Tensor]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = multilora_linear(**t, alpha_over_r=0.5)
+        y = fused(**t, alpha_over_r=0.5)
     return sum(kept.values()), y
 
 
@@ -254,7 +271,7 @@ def test_only_what_was_asked_for_is_kept_and_computed(
 
 def test_no_graph_without_gradients() -> None:
     t = {name: tensor.detach() for name, tensor in tensors("vector").items()}
-    assert multilora_linear(**t, alpha_over_r=1.0).grad_fn is None
+    assert fused(**t, alpha_over_r=1.0).grad_fn is None
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -263,7 +280,7 @@ def test_activation_checkpointing_changes_nothing(reentrant: bool) -> None:
     names = list(t)
 
     def run(*values: Tensor) -> Tensor:
-        return multilora_linear(**dict(zip(names, values, strict=True)), alpha_over_r=0.5).sin()
+        return fused(**dict(zip(names, values, strict=True)), alpha_over_r=0.5).sin()
 
     plain = gradients(run(*t.values()), t)
     saved = gradients_by_backward(checkpoint(run, *t.values(), use_reentrant=reentrant), t)
@@ -286,7 +303,7 @@ def test_gradients_of_fp32_parameters_are_rounded_in_the_products_alone(scaling:
     trained = [t[name].requires_grad_() for name in ("lora_B", "scaling") if t[name] is not None]
 
     def of(alpha_over_r: float) -> tuple[Tensor, ...]:
-        y = multilora_linear(**t, alpha_over_r=alpha_over_r)
+        y = fused(**t, alpha_over_r=alpha_over_r)
         return torch.autograd.grad(y, trained, torch.ones_like(y))
 
     for one, many in zip(of(1.0), of(0.3), strict=True):
@@ -298,7 +315,7 @@ def test_compiles_without_a_graph_break() -> None:
     t = tensors("vector", dtype=torch.float32)
 
     def run(x: Tensor) -> Tensor:
-        return multilora_linear(x, *list(t.values())[1:], 0.5).sin()
+        return fused(x, *list(t.values())[1:], 0.5).sin()
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     (ours,) = torch.autograd.grad(compiled(t["x"]).sum(), t["x"])
@@ -314,20 +331,20 @@ def test_result_may_be_changed_in_place(shape: tuple[int, ...], compiled: bool) 
     names = list(t)
 
     def run(*values: Tensor) -> Tensor:
-        y = multilora_linear(**dict(zip(names, values, strict=True)), alpha_over_r=0.5)
+        y = fused(**dict(zip(names, values, strict=True)), alpha_over_r=0.5)
         y += 1
         y[..., :2].mul_(3)
         return y.relu_()
 
     def reference(*values: Tensor) -> Tensor:
-        y = multilora_linear(**dict(zip(names, values, strict=True)), alpha_over_r=0.5) + 1
+        y = fused(**dict(zip(names, values, strict=True)), alpha_over_r=0.5) + 1
         return torch.cat([3 * y[..., :2], y[..., 2:]], -1).relu()
 
     function = torch.compile(run, fullgraph=True, backend="aot_eager") if compiled else run
     ours, theirs = gradients(function(*t.values()), t), gradients(reference(*t.values()), t)
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name])
-    low = multilora_low_rank(t["x"], t["lora_A"], t["lora_B"], t["scaling"], 0.5)
+    low = multilora_low_rank(t["x"], factors_of(t, 0.5))
     low.mul_(2).sum().backward()
 
 
@@ -351,17 +368,4 @@ def test_result_may_be_changed_in_place(shape: tuple[int, ...], compiled: bool) 
 def test_wrong_shapes_are_printed(change: dict[str, tuple[int, ...]], message: str) -> None:
     t = tensors("vector") | {name: torch.zeros(shape, dtype=torch.float64) for name, shape in change.items()}
     with pytest.raises(ValueError, match=message):
-        multilora_linear(**t, alpha_over_r=1.0)
-
-
-def test_delta_weight_is_computed_in_fp32_for_half_precision() -> None:
-    t = tensors("vector", r=16, d_in=32, d_out=24, dtype=torch.bfloat16)
-    delta = delta_weight(t["lora_A"], t["lora_B"], t["scaling"], 1.0)
-    exact = delta_weight(*(t[k].double() for k in ("lora_A", "lora_B", "scaling")), 1.0)
-    assert delta.dtype == torch.float32
-    assert (delta - exact).abs().max() < 1e-5 * exact.abs().max()
-
-
-def test_scaled_lora_B_without_scale_and_constant_is_lora_B_itself() -> None:
-    B = torch.randn(5, 6)
-    assert scaled_lora_B(B, None, 1.0) is B
+        fused(**t, alpha_over_r=1.0)

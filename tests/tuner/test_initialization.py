@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from multilora.tuner.factors import Factors
 from multilora.tuner.initialization import initialize
 
 N, R, D_IN, D_OUT = 3, 32, 512, 256
@@ -16,7 +17,7 @@ def start(init_weights: bool | str, learned: bool = True) -> tuple[torch.Tensor,
     torch.manual_seed(0)
     scaling = torch.empty(N, D_OUT) if learned else None
     A, B = torch.empty(N * R, D_IN), torch.empty(D_OUT, N * R)
-    initialize(A, B, scaling, R, init_weights)
+    initialize(Factors(A, B, scaling), R, init_weights)
     return A, B, scaling
 
 
@@ -42,7 +43,7 @@ def test_orthogonal_rows_are_orthonormal_across_the_modules() -> None:
 
 def test_orthogonal_works_in_blocks_where_there_are_more_rows_than_dimensions() -> None:
     A, B, s = torch.empty(3 * 7, 10), torch.empty(6, 3 * 7), torch.empty(3)
-    initialize(A, B, s, 7, "orthogonal")
+    initialize(Factors(A, B, s), 7, "orthogonal")
     for block in A.split(10):
         torch.testing.assert_close(3 * block @ block.T, torch.eye(len(block)), atol=1e-5, rtol=0)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from multilora.adapter.config import CONFIG_FILE, AdapterConfig, read_adapter_config
 from multilora.errors import InputError, nearest
 from multilora.storage.safetensors import DTYPE_CODES, all_finite, natural_order
-from multilora.tuner.functional import scaled_lora_B
+from multilora.tuner.factors import Factors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -83,11 +83,8 @@ class AdapterFile:
         self._keys = {name: keys[name] for name in sorted(keys, key=natural_order)}
         self.layers = self._check_layers(header)
 
-    def pair(self, layer: str) -> tuple[Tensor, Tensor, Tensor | None, float]:
-        """(lora_A, lora_B, scaling, alpha_over_r) of one layer: the last arguments of `functional`'s functions.
-
-        Returns:
-            lora_A (n·r, d_in), lora_B (d_out, n·r), scaling (n,), (n, d_out) or None, in the dtypes of the file.
+    def factors(self, layer: str) -> Factors:
+        """The adapter of one layer, in the dtypes of the file.
 
         Raises:
             InputError: no such layer, or a tensor that is not finite.
@@ -103,20 +100,18 @@ class AdapterFile:
                     f"{self.file}: {key.rpartition('.')[2]} of layer {layer!r} has numbers that are "
                     "not finite (NaN or infinity): training went wrong before it was saved. Use an earlier checkpoint"
                 )
-        return tensors["lora_A"], tensors["lora_B"], tensors.get("scaling"), self.layers[layer].alpha_over_r
+        return Factors(alpha_over_r=self.layers[layer].alpha_over_r, **tensors)
 
-    def folded_pair(self, layer: str) -> tuple[Tensor, Tensor]:
-        """The one pair (A, B') with ΔW = B' A: (n·r, d_in) and (d_out, n·r), in fp32 (fp64 for fp64 files).
+    def folded(self, layer: str) -> Factors:
+        """The one pair (A, B') of one layer, as `Factors.folded`: in fp32 (fp64 for fp64 files).
 
         Raises:
-            InputError: as `pair`; also where folding overflows.
+            InputError: as `factors`; also where folding overflows.
         """
-        lora_A, lora_B, scaling, alpha_over_r = self.pair(layer)
-        dtype = torch.promote_types(self.layers[layer].dtype, torch.float32)
-        scaled_B = scaled_lora_B(lora_B.to(dtype), None if scaling is None else scaling.to(dtype), alpha_over_r)
-        if not all_finite(scaled_B):
+        folded = self.factors(layer).folded()
+        if not all_finite(folded.lora_B):
             raise InputError(f"{self.folder}: the scale of layer {layer!r} is so large that B times it overflows")
-        return lora_A.to(dtype), scaled_B
+        return folded
 
     def _check_layers(self, header: Any) -> dict[str, AdapterLayer]:
         faults: list[str] = []

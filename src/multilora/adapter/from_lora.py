@@ -115,12 +115,12 @@ def from_lora(
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for name, layer in adapter.layers.items():
-            lora_A, folded_B = adapter.folded_pair(name)
+            folded = adapter.folded(name)
             bound = 1 / math.sqrt(layer.d_in)
-            more = torch.empty(new_rank[name] - layer.r, layer.d_in, dtype=lora_A.dtype)
+            more = torch.empty(new_rank[name] - layer.r, layer.d_in, dtype=folded.dtype)
             more.uniform_(-bound, bound, generator=generator)
-            yield f"{PREFIX}{name}.multilora_A", torch.cat([lora_A, more]).to(stored)
-            yield f"{PREFIX}{name}.multilora_B", padded(folded_B, (layer.d_out, new_rank[name])).to(stored)
+            yield f"{PREFIX}{name}.multilora_A", torch.cat([folded.lora_A, more]).to(stored)
+            yield f"{PREFIX}{name}.multilora_B", padded(folded.lora_B, (layer.d_out, new_rank[name])).to(stored)
             if scale_shape is not None:
                 yield f"{PREFIX}{name}.multilora_scaling", torch.ones(scale_shape(layer.d_out), dtype=stored)
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from multilora.errors import InputError
-from multilora.merging.changes import summed_pair
+from multilora.merging.changes import summed_factors
 from multilora.merging.files import InputFile, OutputFile
 from multilora.merging.plan import PlannedShard, PlannedTensor
 from multilora.storage.rounding import RoundingError, TensorRounding
 from multilora.storage.safetensors import all_finite, dtype_name
-from multilora.tuner.functional import delta_weight_rows
+from multilora.tuner.factors import Factors
 
 BLOCK = 1 << 20  # numbers: 4 MiB in fp32, small enough to stay near a core
 _MOST_THREADS = 8
@@ -186,17 +186,17 @@ def _blocks(tensor: PlannedTensor, source: InputFile, target: OutputFile, place:
     dtype = torch.promote_types(tensor.source_dtype, torch.float32)
     for addend in tensor.addends:
         dtype = torch.promote_types(dtype, addend.adapter.layers[addend.layer].dtype)
-    pair = summed_pair(tensor.addends, dtype) if tensor.addends else None
+    factors = summed_factors(tensor.addends, dtype) if tensor.addends else None
     step = max(1, BLOCK // width)
     for begin in range(0, rows, step):
-        yield _Block(tensor, source, target, place, width, begin, min(begin + step, rows), dtype, pair)
+        yield _Block(tensor, source, target, place, width, begin, min(begin + step, rows), dtype, factors)
 
 
 @dataclass(frozen=True)
 class _Block:
     """Rows [begin, end) of a tensor, `width` numbers each (bytes, where they are only copied).
 
-    `place`: where the tensor's bytes begin in the target. `dtype`: in which the sum is formed. `pair`: A and B'.
+    `place`: where the tensor's bytes begin in the target. `dtype`: in which the sum is formed. `factors`: of ΔW.
     """
 
     tensor: PlannedTensor
@@ -207,7 +207,7 @@ class _Block:
     begin: int
     end: int
     dtype: torch.dtype
-    pair: tuple[Tensor, Tensor] | None
+    factors: Factors | None
 
     def run(self, buffers: threading.local, report: bool) -> _Done:
         """Read, merge and write. Called by one of several threads, each with buffers of its own."""
@@ -223,9 +223,9 @@ class _Block:
         self._read(stored)
         exact = _buffer(buffers, "exact", self.dtype, count).view(shape).copy_(stored)
         delta = None
-        if self.pair is not None:
+        if self.factors is not None:
             delta = _buffer(buffers, "delta", self.dtype, count).view(shape)
-            delta_weight_rows(*self.pair, self.begin, self.end, transposed=tensor.transposed, out=delta)
+            self.factors.delta_rows(self.begin, self.end, transposed=tensor.transposed, out=delta)
             exact.add_(delta)
         merged = _buffer(buffers, "merged", tensor.dtype, count).view(shape).copy_(exact)
         if not all_finite(merged):

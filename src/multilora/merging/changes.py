@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from multilora.adapter.file import PREFIX, AdapterFile
 from multilora.base.structure import model_structure
 from multilora.base.weights import ModelWeights, check_same_matrices, find_name, is_in_block
 from multilora.errors import InputError, nearest
 from multilora.storage.safetensors import DTYPE_CODES, StoredTensor, read_header
+from multilora.tuner.factors import Factors
 
 _WEIGHT = ".weight"
 
@@ -50,17 +50,21 @@ class Changes:
     untied: bool = False
 
 
-def summed_pair(addends: Sequence[Addend], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The one pair (A, B') with B' A = Σ w_k ΔW_k: the adapters' pairs side by side, (Σ n·r, d_in), (d_out, Σ n·r).
+def summed_factors(addends: Sequence[Addend], dtype: torch.dtype) -> Factors:
+    """Folded factors with ΔW = Σ w_k ΔW_k: the adapters' pairs side by side, (Σ n·r, d_in), (d_out, Σ n·r).
+
+    Args:
+        addends: one or more.
+        dtype: at least that of each adapter, and fp32.
 
     Raises:
         InputError: numbers that are not finite.
     """
-    pairs = [(*addend.adapter.folded_pair(addend.layer), addend.weight) for addend in addends]
-    if len(pairs) == 1 and pairs[0][2] == 1.0:
-        return pairs[0][0].to(dtype), pairs[0][1].to(dtype)
-    lora_A = torch.cat([A.to(dtype) for A, _, _ in pairs])
-    return lora_A, torch.cat([B.to(dtype) * weight for _, B, weight in pairs], dim=1)
+    folded = [addend.adapter.folded(addend.layer).to(dtype) for addend in addends]
+    if len(folded) == 1 and addends[0].weight == 1.0:
+        return folded[0]
+    scaled_Bs = [factors.lora_B * addend.weight for factors, addend in zip(folded, addends, strict=True)]
+    return Factors(torch.cat([factors.lora_A for factors in folded]), torch.cat(scaled_Bs, dim=1))
 
 
 def find_changes(

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.file import WEIGHTS_FILE, AdapterFile, open_adapter
-from multilora.adapter.svd import one_thread, pair_svd
+from multilora.adapter.svd import factors_svd, one_thread
 from multilora.base.weights import ModelWeights, check_same_matrices
 from multilora.errors import InputError
 from multilora.spectral.cache import Cache
 from multilora.spectral.dense import EXACT_UP_TO, best_device, top_svd
 from multilora.spectral.measures import numerical_rank
-from multilora.tuner.functional import delta_weight
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,13 @@ class AdapterDelta:
             InputError: the layer's numbers are not finite.
         """
         with one_thread():
-            U, S, Vh = pair_svd(*self.adapter.folded_pair(layer), dtype=options.dtype or torch.float64)
+            U, S, Vh = factors_svd(self.adapter.folded(layer), dtype=options.dtype or torch.float64)
         return Decomposition(self.shapes[layer], S, numerical_rank(S, self.shapes[layer]), U, Vh, _EXACT)
 
     def rows(self, layer: str) -> Callable[[int, int], Tensor]:
         """A function that gives rows [begin, end) of ΔW in fp32."""
-        lora_A, scaled_B = self.adapter.folded_pair(layer)
-        return lambda begin, end: delta_weight(lora_A, scaled_B[begin:end], None, 1.0).float()
+        folded = self.adapter.folded(layer)
+        return lambda begin, end: folded.delta_rows(begin, end).float()
 
 
 class ModelDelta:

@@ -16,7 +16,7 @@ from multilora.spectral.deltas import AdapterDelta, Decomposition, Decomposition
 from multilora.spectral.dense import best_device, top_svd
 from multilora.spectral.measures import curve_indices, decade_histogram, spectrum_measures
 from multilora.spectral.mechanism import RANKS, intruder_dimensions, mechanism, tuned_directions
-from multilora.spectral.modules import mean_off_diagonal, module_measures, module_pairs, scaling_distribution
+from multilora.spectral.modules import mean_off_diagonal, module_factors, module_measures, scaling_distribution
 from multilora.spectral.subspace import grid_ranks, similarity_grid
 from multilora.storage.rounding import MERGE_DTYPES, merge_error
 from multilora.storage.safetensors import dtype_name
@@ -157,11 +157,12 @@ def _similarity(own: Decomposition, reference: Decomposition, top: int, measures
 def _modules(delta: AdapterDelta, layer: str, own: Decomposition, measures: dict[str, float]) -> dict[str, Any] | None:
     """As `module_measures`, and the learned scale's distribution in each module; None for a plain LoRA."""
     n = delta.adapter.layers[layer].num_loras
-    scaling = delta.adapter.pair(layer)[2]
+    scaling = delta.adapter.factors(layer).scaling
     if n == 1 and scaling is None:
         return None
-    pairs = module_pairs(*delta.adapter.folded_pair(layer), n)
-    found = module_measures(pairs, own.S.dtype, measures["frobenius_norm"] ** 2)
+    found = module_measures(
+        module_factors(delta.adapter.folded(layer), n), own.S.dtype, measures["frobenius_norm"] ** 2
+    )
     found["scaling"] = None if scaling is None else scaling_distribution(scaling)
     if n > 1:
         measures["module_similarity_left"] = mean_off_diagonal(found["left"])

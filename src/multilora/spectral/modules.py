@@ -8,29 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multilora.adapter.svd import pair_svd
+from multilora.adapter.svd import factors_svd
 from multilora.spectral.measures import effective_rank, numerical_rank, stable_rank
 from multilora.spectral.subspace import subspace_similarity
+from multilora.tuner.factors import Factors
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def module_pairs(lora_A: Tensor, scaled_B: Tensor, num_loras: int) -> list[tuple[Tensor, Tensor]]:
-    """(A_i, B'_i) of each module, with ΔW = Σ B'_i A_i: n pairs of (r, d_in) and (d_out, r).
+def module_factors(folded: Factors, num_loras: int) -> list[Factors]:
+    """The folded factors of each module, A_i (r, d_in) and B'_i (d_out, r), with ΔW = Σ B'_i A_i.
 
     Args:
-        lora_A: (n·r, d_in).
-        scaled_B: (d_out, n·r), as `multilora.tuner.functional.scaled_lora_B` gives it.
+        folded: of the whole adapter, as `Factors.folded` gives them.
         num_loras: n.
     """
-    return list(zip(lora_A.chunk(num_loras), scaled_B.chunk(num_loras, dim=1), strict=True))
+    return list(map(Factors, folded.lora_A.chunk(num_loras), folded.lora_B.chunk(num_loras, dim=1)))
 
 
-def module_measures(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, total_energy: float) -> dict[str, Any]:
+def module_measures(modules: Sequence[Factors], dtype: torch.dtype, total_energy: float) -> dict[str, Any]:
     """How the modules relate to each other.
 
     Args:
-        pairs: (A_i, B'_i) of each of the n modules.
+        modules: folded factors of each of the n modules.
         dtype: float32 or float64, of the computation.
         total_energy: ‖ΔW‖²_F of the whole.
 
@@ -47,9 +47,9 @@ def module_measures(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, 
     rights: list[Tensor] = []
     energies: list[float] = []
     ranks: list[float] = []
-    for lora_A, scaled_B in pairs:
-        U, S, Vh = pair_svd(lora_A, scaled_B, dtype=dtype)
-        rank = numerical_rank(S, (len(scaled_B), lora_A.shape[1]))
+    for factors in modules:
+        U, S, Vh = factors_svd(factors, dtype=dtype)
+        rank = numerical_rank(S, (factors.d_out, factors.d_in))
         lefts.append(U[:, :rank])
         rights.append(Vh[:rank].t())
         energies.append(stable_rank(S) * float(S[0]) ** 2)

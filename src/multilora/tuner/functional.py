@@ -1,4 +1,4 @@
-"""The equation of MultiLoRA, and the only place where it is computed. Start here.
+"""The equation of MultiLoRA, forward and backward. Start here.
 
 For a frozen linear layer W (d_out × d_in) and n parallel LoRA modules of rank r on the same input
 (Wang et al. 2023, arXiv 2311.11501):
@@ -14,7 +14,7 @@ so n never appears as a loop over matrix products, and for backward x and h are 
     ∂x = g W + (g B') A      ∂A = (g B')ᵀ x      ∂B' = gᵀ h      ∂b = Σ g
     ∂B_i = alpha/r · s_i ⊙ ∂B'_i                 ∂s_i = alpha/r · Σ_r B_i ⊙ ∂B'_i
 
-Everything else that needs the pair (merge, export, spectra) calls `scaled_lora_B` and `delta_weight` below.
+The pair is a type: `Factors` in `factors.py` computes B' and ΔW for everything else (merge, export, spectra).
 Letters in shapes: L tokens, n modules, r rank of one module, d_in and d_out the layer's features.
 """
 
@@ -27,61 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def scaled_lora_B(lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float) -> Tensor:
-    """B', the second half of the one pair: every module's B times its scale and the constant `lora_alpha / r`.
-
-    Args:
-        lora_B: (d_out, n·r), the n matrices B_i side by side.
-        scaling: (n,) one scalar per module, (n, d_out) one vector per module, or None for no learned scale.
-        alpha_over_r: the constant `lora_alpha / r`.
-
-    Returns:
-        (d_out, n·r) in the dtype that `lora_B` and `scaling` promote to.
-    """
-    if scaling is None:
-        return lora_B if alpha_over_r == 1.0 else lora_B * alpha_over_r
-    n, d_out = scaling.shape[0], lora_B.shape[0]
-    factor = scaling if alpha_over_r == 1.0 else scaling * alpha_over_r
-    factor = factor.view(1, n, 1) if scaling.dim() == 1 else factor.t().unsqueeze(-1)  # (1 or d_out, n, 1)
-    return (lora_B.view(d_out, n, -1) * factor).view(d_out, -1)
+from multilora.tuner.factors import Factors, scaled_lora_B
 
 
-def delta_weight(lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float) -> Tensor:
-    """ΔW = B' A, (d_out, d_in), what an adapter adds to W. Computed in fp32 for half-precision parameters.
-
-    Arguments as for `multilora_linear`; the result has the parameters' promoted dtype, at least fp32.
-    """
-    _check_parameters(lora_A, lora_B, scaling)
-    dtype = torch.promote_types(torch.promote_types(lora_A.dtype, lora_B.dtype), torch.float32)
-    scaling = None if scaling is None else scaling.to(dtype)
-    return scaled_lora_B(lora_B.to(dtype), scaling, alpha_over_r) @ lora_A.to(dtype)
-
-
-def delta_weight_rows(
-    lora_A: Tensor, scaled_B: Tensor, begin: int, end: int, *, transposed: bool = False, out: Tensor | None = None
-) -> Tensor:
-    """Rows [begin, end) of ΔW = B' A, so that a whole ΔW need not be in memory.
-
-    Args:
-        lora_A: (n·r, d_in).
-        scaled_B: (d_out, n·r), B' as `scaled_lora_B` gives it, in the dtype of `lora_A`.
-        transposed: rows of ΔWᵀ instead, for a weight that is stored as (d_in, d_out).
-        out: takes the result.
-    """
-    left, right = (lora_A.t(), scaled_B.t()) if transposed else (scaled_B, lora_A)
-    return torch.mm(left[begin:end], right, out=out)  # pyright: ignore[reportCallIssue, reportArgumentType] - None is as good as no `out`
-
-
-def multilora_linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    lora_A: Tensor,
-    lora_B: Tensor,
-    scaling: Tensor | None,
-    alpha_over_r: float,
-) -> Tensor:
+def multilora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors) -> Tensor:
     """The adapted linear layer: x Wᵀ + b + (x Aᵀ) B'ᵀ, with a hand-written backward.
 
     Computes in the dtype of x (under autocast: in the autocast dtype) while parameters keep theirs; gradients come in
@@ -93,10 +42,7 @@ def multilora_linear(
         x: (…, d_in), floating point, any strides, any number of tokens (zero too).
         weight: (d_out, d_in), the base weight W. Frozen in every use here; gets its gradient if it requires one.
         bias: (d_out,) or None.
-        lora_A: (n·r, d_in), the n matrices A_i stacked.
-        lora_B: (d_out, n·r), the n matrices B_i side by side.
-        scaling: (n,), (n, d_out) or None: the learned scale of each module.
-        alpha_over_r: the constant `lora_alpha / r`.
+        factors: the adapter.
 
     Returns:
         (…, d_out) in the dtype of the computation.
@@ -104,37 +50,26 @@ def multilora_linear(
     Raises:
         ValueError: shapes that do not fit; the message prints them all.
     """
-    _check_parameters(lora_A, lora_B, scaling)
-    d_out, d_in = lora_B.shape[0], lora_A.shape[1]
+    d_out, d_in = factors.lora_B.shape[0], factors.lora_A.shape[1]
     if weight.shape != (d_out, d_in) or (bias is not None and bias.shape != (d_out,)):
         raise ValueError(
-            f"weight must be (d_out, d_in) = {(d_out, d_in)} and bias (d_out,) to fit lora_A {tuple(lora_A.shape)} and "
-            f"lora_B {tuple(lora_B.shape)}; got weight {tuple(weight.shape)}, bias "
-            f"{None if bias is None else tuple(bias.shape)}"
+            f"weight must be (d_out, d_in) = {(d_out, d_in)} and bias (d_out,) to fit lora_A "
+            f"{tuple(factors.lora_A.shape)} and lora_B {tuple(factors.lora_B.shape)}; got weight "
+            f"{tuple(weight.shape)}, bias {None if bias is None else tuple(bias.shape)}"
         )
-    return _apply(x, weight, bias, lora_A, lora_B, scaling, alpha_over_r)
+    return _apply(x, weight, bias, factors)
 
 
-def multilora_low_rank(
-    x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float
-) -> Tensor:
+def multilora_low_rank(x: Tensor, factors: Factors) -> Tensor:
     """The low-rank part alone, (x Aᵀ) B'ᵀ: for a base layer that has to be called (quantised, hooked, dropout).
 
     Arguments, dtypes, what is kept for backward, and errors as for `multilora_linear`.
     """
-    _check_parameters(lora_A, lora_B, scaling)
-    return _apply(x, None, None, lora_A, lora_B, scaling, alpha_over_r)
+    return _apply(x, None, None, factors)
 
 
-def _apply(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    lora_A: Tensor,
-    lora_B: Tensor,
-    scaling: Tensor | None,
-    alpha_over_r: float,
-) -> Tensor:
+def _apply(x: Tensor, weight: Tensor | None, bias: Tensor | None, factors: Factors) -> Tensor:
+    lora_A = factors.lora_A
     d_in = lora_A.shape[1]
     if x.dim() == 0 or x.shape[-1] != d_in:
         raise ValueError(
@@ -145,20 +80,9 @@ def _apply(
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocast and dtype != torch.float64:  # autocast leaves fp64 alone; so do we
         dtype = torch.get_autocast_dtype(device)
-    return _MultiLoraLinear.apply(x, weight, bias, lora_A, lora_B, scaling, alpha_over_r, dtype)  # type: ignore[no-any-return]
-
-
-def _check_parameters(lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None) -> None:
-    good = lora_A.dim() == 2 and lora_B.dim() == 2 and lora_A.shape[0] == lora_B.shape[1]
-    if good and scaling is not None:
-        good = scaling.dim() in (1, 2) and scaling.shape[0] > 0 and lora_A.shape[0] % scaling.shape[0] == 0
-        good = good and (scaling.dim() == 1 or scaling.shape[1] == lora_B.shape[0])
-    if not good:
-        raise ValueError(
-            "lora_A must be (n·r, d_in), lora_B (d_out, n·r) and scaling (n,), (n, d_out) or None; got lora_A "
-            f"{tuple(lora_A.shape)}, lora_B {tuple(lora_B.shape)}, scaling "
-            f"{None if scaling is None else tuple(scaling.shape)}"
-        )
+    return _MultiLoraLinear.apply(  # type: ignore[no-any-return]
+        x, weight, bias, lora_A, factors.lora_B, factors.scaling, factors.alpha_over_r, dtype
+    )
 
 
 class _MultiLoraLinear(torch.autograd.Function):

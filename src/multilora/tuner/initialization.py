@@ -11,18 +11,19 @@ import math
 import torch
 from torch import Tensor, nn
 
+from multilora.tuner.factors import Factors
+
 
 @torch.no_grad()
-def initialize(lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None, r: int, init_weights: bool | str) -> None:
+def initialize(factors: Factors, r: int, init_weights: bool | str) -> None:
     """Fill an adapter's parameters in place.
 
     Args:
-        lora_A: (n·r, d_in).
-        lora_B: (d_out, n·r).
-        scaling: (n,), (n, d_out) or None; zero for every init but False.
+        factors: their scaling becomes zero for every init but False.
         r: the rank of one module.
         init_weights: as in `MultiLoraConfig`; its help text says what each does.
     """
+    lora_A, lora_B, scaling = factors.lora_A, factors.lora_B, factors.scaling
     if lora_A.is_meta:  # to be loaded from a file
         return
     if init_weights is True:

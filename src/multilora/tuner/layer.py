@@ -16,7 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from multilora.errors import InputError
 from multilora.tuner.bnb import KeptWeight, keep_unsorted, keep_weight, packed_bits, put_back
-from multilora.tuner.functional import delta_weight, multilora_linear, multilora_low_rank
+from multilora.tuner.factors import Factors
+from multilora.tuner.functional import multilora_linear, multilora_low_rank
 from multilora.tuner.initialization import initialize
 from multilora.tuner.zero3 import gather_external, is_partitioned
 
@@ -82,13 +83,13 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
             self.multilora_scaling[adapter_name] = _empty(num_loras)
         elif adapter_name in self.multilora_scaling:
             del self.multilora_scaling[adapter_name]
-        initialize(*self.pair(adapter_name)[:3], r, init_weights)
+        initialize(self.factors(adapter_name), r, init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
-    def pair(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor | None, float]:
-        """The adapter's (lora_A, lora_B, scaling, alpha_over_r): the last arguments of `functional`'s functions."""
-        return (
+    def factors(self, adapter_name: str) -> Factors:
+        """The adapter of that name."""
+        return Factors(
             self.multilora_A[adapter_name],
             self.multilora_B[adapter_name],
             self.multilora_scaling.get(adapter_name),
@@ -111,7 +112,7 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if not args and not kwargs and self._base_is_plain_linear() and not self._dropout_is_active(active[0]):
             base: Any = self.base_layer
-            result = multilora_linear(x, base.weight, base.bias, *self.pair(active[0]))
+            result = multilora_linear(x, base.weight, base.bias, self.factors(active[0]))
             active = active[1:]
         else:
             result = self.base_layer(x, *args, **kwargs)
@@ -120,10 +121,9 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         return result
 
     def _low_rank(self, x: Tensor, adapter_name: str) -> Tensor:
-        pair = self.pair(adapter_name)
-        if is_partitioned(pair[0]):
-            gather_external(self, pair[:3])
-        return multilora_low_rank(self.multilora_dropout[adapter_name](x), *pair)
+        if is_partitioned(self.multilora_A[adapter_name]):  # its shape is that of nothing before it is gathered
+            gather_external(self, (getattr(self, kind).get(adapter_name) for kind in self.adapter_layer_names))
+        return multilora_low_rank(self.multilora_dropout[adapter_name](x), self.factors(adapter_name))
 
     def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
         if len(x) != len(adapter_names):
@@ -174,7 +174,7 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
 
         (d_out, d_in), or (d_in, d_out) for `Conv1D`.
         """
-        delta = delta_weight(*self.pair(adapter))
+        delta = self.factors(adapter).delta()
         return delta.t().contiguous() if isinstance(self.get_base_layer(), Conv1D) else delta
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.file import AdapterFile, open_adapter
-from multilora.adapter.svd import truncated_pair
+from multilora.adapter.svd import truncated
 from multilora.errors import InputError
 from multilora.storage.folders import new_folder
 from multilora.storage.safetensors import all_finite, dtype_name, dtype_of, write_safetensors
@@ -138,14 +138,13 @@ def write_export(
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for name, layer in adapter.layers.items():
-            pair, error = adapter.folded_pair(name), 0.0
+            folded, error = adapter.folded(name), 0.0
             if rank is not None:
-                pair, error, norm = truncated_pair(*pair, rank)
+                folded, error, norm = truncated(folded, rank)
                 energies.append((error * norm, norm))
-            lora_A, scaled_B = pair
-            layers.append(LayerExport(name, layer.total_rank, len(lora_A), error))
-            lora_A = _stored(padded(lora_A, (layout.rank, layer.d_in)), dtype, name)
-            scaled_B = _stored(padded(scaled_B, (layer.d_out, layout.rank)), dtype, name)
+            layers.append(LayerExport(name, layer.total_rank, folded.total_rank, error))
+            lora_A = _stored(padded(folded.lora_A, (layout.rank, layer.d_in)), dtype, name)
+            scaled_B = _stored(padded(folded.lora_B, (layer.d_out, layout.rank)), dtype, name)
             yield from layout.tensors(name, lora_A, scaled_B).items()
 
     with new_folder(out_dir, overwrite=overwrite, replaceable=(CONFIG_FILE, layout.weights_file)) as folder:
