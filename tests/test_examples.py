@@ -1,21 +1,19 @@
-"""Every script in examples/ runs, as a user runs it, on a small random Llama with a small tokenizer."""
+"""Every script in examples/ runs and shows what it says, on a small random Llama with a small tokenizer."""
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from peft import PeftConfig
+from peft import PeftConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from multilora import MultiLoraConfig
 from places import ROOT
-
-RUN_ELSEWHERE = {"export_to_server.py": "tests/cli/test_export_command.py"}
 
 
 @pytest.fixture
@@ -36,28 +34,48 @@ def model_folder(make_llama: Callable[..., PreTrainedModel], tmp_path: Path) -> 
     return folder
 
 
-def run(script: str, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "examples" / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Run = Callable[..., str]
 
 
-def test_with_peft(model_folder: Path, tmp_path: Path) -> None:
-    printed = run("with_peft.py", str(model_folder), str(tmp_path / "out"))
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """What a script of examples/ prints, run as a program in this process."""
+
+    def run(script: str, *arguments: Path) -> str:
+        path = str(ROOT / "examples" / script)
+        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def with_peft(run: Run, model_folder: Path, out: Path) -> None:
+    printed = run("with_peft.py", model_folder, out)
     losses = [float(line.split()[-1]) for line in printed.splitlines() if line.startswith("step")]
     assert losses[-1] < losses[0]
     assert float(printed.split("differ by ")[1].split()[0]) < 1e-5
 
 
-def test_with_trl(model_folder: Path, tmp_path: Path) -> None:
-    run("with_trl.py", str(model_folder), str(tmp_path / "out"))
-    assert isinstance(PeftConfig.from_pretrained(str(tmp_path / "out")), MultiLoraConfig)
+def with_trl(run: Run, model_folder: Path, out: Path) -> None:
+    run("with_trl.py", model_folder, out)
+    assert isinstance(PeftConfig.from_pretrained(str(out)), MultiLoraConfig)
 
 
-def test_every_example_is_run() -> None:
-    scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
-    tested = {"with_peft.py", "with_trl.py"} | set(RUN_ELSEWHERE)
-    assert scripts <= tested, scripts - tested
-    for script in scripts & set(RUN_ELSEWHERE):
-        assert script in (ROOT / RUN_ELSEWHERE[script]).read_text()
+def export_to_server(run: Run, model_folder: Path, out: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    adapter = out.with_name("adapter")
+    get_peft_model(base, MultiLoraConfig(r=4, num_loras=2, init_weights=False)).save_pretrained(adapter)
+    for arguments in ([], [adapter, out]):
+        printed = run("export_to_server.py", *arguments)
+        assert float(printed.split("differ by ")[1].split()[0]) <= 1e-5
+        assert "--max-lora-rank" in printed
+    assert (out / "adapter_model.safetensors").is_file()
+
+
+CHECKS = {"with_peft.py": with_peft, "with_trl.py": with_trl, "export_to_server.py": export_to_server}
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_runs_as_it_says(run: Run, model_folder: Path, tmp_path: Path, script: str) -> None:
+    CHECKS[script](run, model_folder, tmp_path / "out")

@@ -49,7 +49,7 @@ def test_record_has_every_figure_of_every_method(name: str, request: pytest.Fixt
     assert [(entry["setting"], entry["num_loras"]) for entry in record["groups"]] == settings
     for entry in record["groups"]:
         assert {"load_average_before", "load_average_after", "others_cpu"} <= entry["load"].keys()
-        assert entry["necessary"]["seconds"]["median"] > 0
+        assert entry["necessary"]["seconds"].keys() >= {"median", "q1", "q3"}
         assert list(entry["methods"]) == [methods.BASE, *methods.ADAPTED]
         for method, figures in entry["methods"].items():
             assert len(figures["samples"]["forward"]) == len(figures["samples"]["backward"]) == entry["rounds"]

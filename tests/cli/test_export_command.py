@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from multilora.adapter.export.describe import error_table, loading_lines, server
 from multilora.adapter.export.portable import portable_rank, vllm_max_lora_rank
 from multilora.base.targets import list_targets
 from multilora_cli import main
-from places import ROOT
 
 Make = Callable[..., PreTrainedModel]
 Run = Callable[..., tuple[int, str, str]]
@@ -251,19 +249,3 @@ def test_a_hub_id_that_cannot_be_reached_is_bad_input(run: Run) -> None:
     code, _, err = run("targets", "nobody/no-such-model")
     assert code == 2
     assert "cannot build the model 'nobody/no-such-model'" in err
-
-
-# The example -------------------------------------------------------------------------------------------------------
-
-
-def test_export_to_server_runs(adapter: Path, tmp_path: Path) -> None:
-    """examples/export_to_server.py, without arguments and with them."""
-    script = str(ROOT / "examples" / "export_to_server.py")
-    for arguments in ([], [str(adapter), str(tmp_path / "out")]):
-        done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        difference = re.search(r"logits differ by (\S+) of the largest", done.stdout)
-        assert difference
-        assert float(difference[1]) <= 1e-5
-        assert "--max-lora-rank" in done.stdout
-    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

@@ -71,9 +71,12 @@ def test_step_zero_is_the_base_model_bit_for_bit(
     make_model: Make, dtype: torch.dtype, arguments: dict[str, Any]
 ) -> None:
     base = make_model().to(dtype)
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # GPT-2 drops out by itself
     before = logits(base)
     model = get_peft_model(base, MultiLoraConfig(r=4, **arguments))
-    assert torch.equal(logits(model.train()), before) or base.config.model_type == "gpt2"  # its own dropout is on
+    assert torch.equal(logits(model.train()), before)
     assert torch.equal(logits(model.eval()), before)
 
 
