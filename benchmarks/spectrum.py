@@ -45,11 +45,7 @@ import torch
 torch.set_num_threads(int(sys.argv[3]))
 from pathlib import Path
 from multilora.report.analyze import AnalyzeOptions, analyze
-class Silent:
-    def note(self, text): pass
-    def start(self, matrices): pass
-    def matrix(self, run, layer): pass
-    def stop(self): pass
+from multilora.terminal import Silent
 def peak():  # getrusage's has the peak of whoever started this process, where there is no /proc
     status = Path("/proc/self/status")
     if status.exists():

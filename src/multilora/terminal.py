@@ -1,11 +1,50 @@
-"""What a person sees besides results: durations as text, and silence from the libraries."""
+"""What a person sees besides results: progress, durations as text, and silence from the libraries."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from logging import getLogger
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives the progress of a training (in optimizer steps), a merge (in bytes) or an analysis (in matrices)."""
+
+    def note(self, text: str) -> None:
+        """A line for the user: what is being done, what was skipped, a warning."""
+        ...
+
+    def start(self, total: int, done: int) -> None:
+        """`done` of `total` were done before: 0, unless this resumes earlier work."""
+        ...
+
+    def step(self, done: int, metrics: Mapping[str, float] | None = None, name: str | None = None) -> None:
+        """`done` of the total are done.
+
+        Args:
+            done: counted as in `start`, so that no call adds to another.
+            metrics: of a training's logged step: loss, tokens_per_second and so on.
+            name: of the matrix that was the last.
+        """
+        ...
+
+    def stop(self) -> None:
+        """The work has ended, well or not. Also called if it never began."""
+        ...
+
+
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    def note(self, text: str) -> None: ...
+
+    def start(self, total: int, done: int) -> None: ...
+
+    def step(self, done: int, metrics: Mapping[str, float] | None = None, name: str | None = None) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 def duration(seconds: float) -> str:

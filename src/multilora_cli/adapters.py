@@ -86,9 +86,9 @@ def merge(
 ) -> None:
     """Add adapters to a base model's weights, file by file. Goes on where it was interrupted."""
     from multilora.merging.merge_and_verify import merge as merge_models
-    from multilora.merging.merge_and_verify import weights_of
     from multilora.merging.report import MergeOptions
-    from multilora_cli.show_merge import MergeBar, show_merge
+    from multilora_cli.progress import merge_bar
+    from multilora_cli.show_merge import show_merge
 
     def end(*_: object) -> NoReturn:
         raise SystemExit
@@ -96,7 +96,7 @@ def merge(
     options = MergeOptions(weights_of(weights), dtype and dtype.value, report, untie, ignore_base_names, overwrite)
     before = signal.signal(signal.SIGTERM, end)
     try:
-        merged, verification = merge_models(base, adapters, out, options, MergeBar(), check=verify)
+        merged, verification = merge_models(base, adapters, out, options, merge_bar(), check=verify)
     except (KeyboardInterrupt, SystemExit) as stopped:
         typer.echo("interrupted; the same command goes on with the files that are left", err=True)
         number = signal.SIGTERM if isinstance(stopped, SystemExit) else signal.SIGINT
@@ -106,6 +106,22 @@ def merge(
     show_merge(merged, verification)
     if verification is not None and not verification.passed:
         raise typer.Exit(1)
+
+
+def weights_of(text: str | None) -> tuple[float, ...] | None:
+    """ "0.7,0.3" → (0.7, 0.3).
+
+    Raises:
+        InputError: a part is no number.
+    """
+    from multilora.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--weights {text!r}: give one number per adapter, with commas: 0.7,0.3") from error
 
 
 def targets(

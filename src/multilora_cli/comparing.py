@@ -13,6 +13,7 @@ from rich.text import Text
 
 from multilora.comparison.runner import ComparisonProgress
 from multilora.terminal import duration
+from multilora_cli.progress import Notes
 
 # What a cell says that is no news to who watches a whole comparison: shown while it lasts, and not kept.
 _PASSING = re.compile(r"(?P<what>reading|training|resuming|loading|validation|testing)\b|(?P<task>.*): evaluating ")
@@ -33,11 +34,11 @@ class _Left(ProgressColumn):
         return Text("" if left is None else f"{duration(left)} left", style="cyan")
 
 
-class Bars:
+class TwoBars(Notes):
     """Two bars for a terminal: all cells, and the one that runs with its loss and tokens per second."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -62,51 +63,47 @@ class Bars:
         else:
             self._console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
 
-    def start(self, steps: int, done: int) -> None:
-        self._bars.update(self._one, total=steps, completed=done, about="training")
+    def start(self, total: int, done: int) -> None:
+        self._bars.update(self._one, total=total, completed=done, about="training")
 
-    def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        self._bars.update(self._one, completed=step)
+    def step(self, done: int, metrics: Mapping[str, float] | None = None, name: str | None = None) -> None:
+        self._bars.update(self._one, completed=done)
         if metrics is not None:
             about = f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
             self._bars.update(self._one, about=about)
         total = self._bars.tasks[self._one].total
-        self._bars.update(self._all, left=self._clock.left(step / total if total else 0.0))
+        self._bars.update(self._all, left=self._clock.left(done / total if total else 0.0))
 
     def stop(self) -> None:
         self._bars.stop()
 
 
-class Lines:
+class ComparisonLines(Notes):
     """Plain lines for a file or a pipe."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._clock = console, _Clock()
+        super().__init__(console)
+        self._clock = _Clock()
         self._steps = self._next = 0
 
     def cell(self, number: int, total: int, title: str) -> None:
         self._clock.cell(number, total)
         left = self._clock.left(0.0)
-        self._print(f"[{number}/{total}] {title}" + ("" if left is None else f" ({duration(left)} left)"))
+        super().note(f"[{number}/{total}] {title}" + ("" if left is None else f" ({duration(left)} left)"))
 
     def note(self, text: str) -> None:
         if _passing(text) is None:
-            self._print(text)
+            super().note(text)
 
-    def start(self, steps: int, done: int) -> None:
-        self._steps, self._next = steps, done
+    def start(self, total: int, done: int) -> None:
+        self._steps, self._next = total, done
 
-    def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        if metrics is not None and step >= self._next:
-            self._next = step + self._steps // _LINES
-            self._print(
-                f"  step {step}/{self._steps}  loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+    def step(self, done: int, metrics: Mapping[str, float] | None = None, name: str | None = None) -> None:
+        if metrics is not None and done >= self._next:
+            self._next = done + self._steps // _LINES
+            super().note(
+                f"  step {done}/{self._steps}  loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s"
             )
-
-    def stop(self) -> None: ...
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class _Clock:
@@ -134,4 +131,4 @@ class _Clock:
 
 def progress_for(console: Console) -> ComparisonProgress:
     """Bars on a terminal, plain lines elsewhere."""
-    return Bars(console) if console.is_terminal else Lines(console)
+    return TwoBars(console) if console.is_terminal else ComparisonLines(console)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from multilora_cli.tables import new_console, new_table, size
 
 if TYPE_CHECKING:
     from multilora.adapter.export.common import ExportReport
@@ -20,7 +20,7 @@ def show_export(report: ExportReport) -> None:
     from multilora.adapter.export.describe import error_table, loading_lines, server_lines
     from multilora.storage.safetensors import dtype_name
 
-    console = Console(highlight=False)
+    console = new_console()
     if report.truncated_to is not None:
         console.print(_error_table(error_table(report.layers), report.truncated_to))
         worst = max(report.layers, key=lambda layer: layer.relative_error)
@@ -49,17 +49,13 @@ def show_export(report: ExportReport) -> None:
 
 def show_targets(groups: list[TargetGroup], every: bool) -> None:
     """The groups as a table, or every name on a line of its own."""
-    console = Console(highlight=False)
+    console = new_console()
     if every:
         for group in groups:
             for name in group.names:
                 console.print(escape(name), soft_wrap=True)
         return
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.add_column("target_modules", style="bold", no_wrap=True)
-    for heading in ("layers", "d_in", "d_out"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("where", overflow="fold")
+    table = new_table("target_modules", "layers", "d_in", "d_out", "where", left=("where",), whole=True)
     for group in groups:
         where = f"{escape(group.where)}" + (" [dim](output layer)[/]" if group.output_layer else "")
         table.add_row(escape(group.ending), f"{len(group.names):,}", f"{group.d_in:,}", f"{group.d_out:,}", where)
@@ -73,26 +69,7 @@ def show_targets(groups: list[TargetGroup], every: bool) -> None:
 
 
 def _error_table(content: ErrorTable, rank: int) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"relative error of each layer's ΔW at rank {rank}, in %",
-        title_justify="left",
-        pad_edge=False,
-    )
-    first, *others = content.columns
-    table.add_column(escape(first), style="bold", overflow="fold")
-    for heading in others:
-        table.add_column(escape(heading), justify="right", overflow="fold")
+    table = new_table(*content.columns, title=f"relative error of each layer's ΔW at rank {rank}, in %")
     for row in content.rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def size(count: int) -> str:
-    """Bytes as people read them."""
-    amount = float(count)
-    for unit in ("bytes", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.4g} {unit}"
-        amount /= 1000
-    return f"{amount:.4g} GB"

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from multilora_cli.tables import new_console, new_table, shown
 
 if TYPE_CHECKING:
     from multilora.report.analyze import AnalyzeReport
@@ -54,33 +52,32 @@ _OVERVIEW = ("effective_rank", "stable_rank", "energy_share_8", "gini", "similar
 
 def show_analysis(report: AnalyzeReport) -> None:
     """A table per run, all runs side by side, what could not be analysed, and where the results are."""
-    console = _console()
+    console = new_console()
     runs = {name: run for name, run in report.data["runs"].items() if run["matrices"]}
     for name, run in runs.items():
         console.print(_table(name, run))
     if len(runs) > 1:
         console.print(_overview(runs))
     for note in report.notes:
-        console.print(f"[dim]{_shown(note)}[/]", soft_wrap=True)
+        console.print(f"[dim]{shown(note)}[/]", soft_wrap=True)
     for fault in report.faults[:_NAMED_FAULTS]:
         console.print(
-            f"[red]not analysed:[/] {_shown(fault.run)}, {_shown(fault.layer)}: {_shown(fault.message)}", soft_wrap=True
+            f"[red]not analysed:[/] {shown(fault.run)}, {shown(fault.layer)}: {shown(fault.message)}", soft_wrap=True
         )
     if len(report.faults) > _NAMED_FAULTS:
         console.print(f"[red]and {len(report.faults) - _NAMED_FAULTS:,} more matrices[/]; analysis.json names them")
-    console.print(f"[bold green]analysis[/] {_shown(str(report.folder))}", soft_wrap=True)
-    console.print(f"[bold green]page[/] {_shown(str(report.page))}", soft_wrap=True)
+    console.print(f"[bold green]analysis[/] {shown(str(report.folder))}", soft_wrap=True)
+    console.print(f"[bold green]page[/] {shown(str(report.page))}", soft_wrap=True)
 
 
 def _table(name: str, run: Mapping[str, Any]) -> Table:
     """Measures by projection."""
-    reference = f"; φ to {_shown(run['reference'])}" if run["reference"] else ""
-    method = "" if run["method"] in name else f" ({_shown(run['method'])})"
+    reference = f"; φ to {shown(run['reference'])}" if run["reference"] else ""
+    method = "" if run["method"] in name else f" ({shown(run['method'])})"
     count = f"{run['matrices']:,} {'matrix' if run['matrices'] == 1 else 'matrices'}"
-    table = _empty(f"[bold]{_shown(name)}[/]{method}: means over {count}{reference}", "")
     groups = {**run["by_projection"], "all": run["total"]}
-    for projection in groups:
-        table.add_column(_shown(projection), justify="right", overflow="fold")
+    title = f"[bold]{shown(name)}[/]{method}: means over {count}{reference}"
+    table = new_table("", *groups, title=title)
     for heading, measure, write in _MEASURES:
         if measure in run["total"]:
             table.add_row(heading, *(_mean(found, measure, write) for found in groups.values()))
@@ -89,59 +86,14 @@ def _table(name: str, run: Mapping[str, Any]) -> Table:
 
 def _overview(runs: Mapping[str, Any]) -> Table:
     """All runs, means over all matrices."""
-    table = _empty("all runs: means over all matrices", "run")
     columns = [column for column in _MEASURES if column[1] in _OVERVIEW]
     columns = [column for column in columns if any(column[1] in run["total"] for run in runs.values())]
-    for heading, _, _ in columns:
-        table.add_column(heading, justify="right", overflow="fold")
+    headings = [heading for heading, _, _ in columns]
+    table = new_table("run", *headings, title="all runs: means over all matrices")
     for name, run in runs.items():
-        table.add_row(_shown(name), *(_mean(run["total"], measure, write) for _, measure, write in columns))
+        table.add_row(shown(name), *(_mean(run["total"], measure, write) for _, measure, write in columns))
     return table
 
 
 def _mean(found: Mapping[str, Any], measure: str, write: Write) -> str:
     return write(found[measure]["mean"]) if measure in found else ""
-
-
-def _empty(title: str, first: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
-    table.add_column(first, style="bold", overflow="fold")
-    return table
-
-
-def _shown(text: str) -> str:
-    """Text of files: neither markup nor anything that steers a terminal."""
-    return escape("".join(char if char.isprintable() or char == "\n" else "�" for char in text))
-
-
-class BarProgress:
-    """An `AnalysisProgress` as a bar that goes away at the end."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=True,
-        )  # fmt: skip
-        self._console = console
-        self._task = self._bar.add_task("", total=None)
-
-    def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def start(self, matrices: int) -> None:
-        self._bar.update(self._task, total=matrices)
-        self._bar.start()
-
-    def matrix(self, run: str, layer: str) -> None:
-        self._bar.update(self._task, advance=1, description=_shown(layer))
-
-    def stop(self) -> None:
-        self._bar.stop()
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a pipe or a file has no width of its own
-    return console

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from multilora_cli.tables import new_console, new_table
 
 _KINDS = ("weights", "activations", "gradients", "optimizer", "peak")
 _BUSY = 0.02
@@ -22,14 +23,15 @@ def show_bench(result: Mapping[str, Any], out: Path | None) -> None:
 
     With `out` the same goes into its bench.txt.
     """
-    _print(Console(highlight=False), result)
+    console = new_console()
+    _print(console, result)
     if out is not None:
-        written = Console(highlight=False, file=io.StringIO(), record=True, width=_WRITTEN_WIDTH)
+        written = new_console(file=io.StringIO(), record=True, width=_WRITTEN_WIDTH)
         _print(written, result)
         from multilora.storage.folders import write_text
 
         write_text(out / "bench.txt", written.export_text())
-        Console(highlight=False).print(f"[bold green]bench[/] {escape(str(out))}", soft_wrap=True)
+        console.print(f"[bold green]bench[/] {escape(str(out))}", soft_wrap=True)
 
 
 def _print(console: Console, result: Mapping[str, Any]) -> None:
@@ -50,9 +52,9 @@ def _print(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _speeds(length: str, at: Mapping[str, Any], reference: str | None) -> Table:
-    table = _titled(f"{at['tokens']:,} tokens in rows of {length}: tokens per second, medians of rounds in turns")
-    for name in ("trained", "adapter, MiB", "forward", "whole step", *([f"over {reference}"] if reference else [])):
-        table.add_column(escape(name), justify="right")
+    title = f"{at['tokens']:,} tokens in rows of {length}: tokens per second, medians of rounds in turns"
+    compared = [f"over {reference}"] if reference else []
+    table = new_table("method", "trained", "adapter, MiB", "forward", "whole step", *compared, title=title)
     for name, method in at["methods"].items():
         speed, ratio = method["tokens_per_second"], method["tokens_per_second"]["over_reference"]
         adapter = method["adapter_bytes"]
@@ -69,17 +71,9 @@ def _speeds(length: str, at: Mapping[str, Any], reference: str | None) -> Table:
 
 
 def _memory(length: str, at: Mapping[str, Any]) -> Table:
-    table = _titled(f"{at['tokens']:,} tokens in rows of {length}: memory, MiB")
-    for kind in _KINDS:
-        table.add_column(kind, justify="right")
+    table = new_table("method", *_KINDS, title=f"{at['tokens']:,} tokens in rows of {length}: memory, MiB")
     for name, method in at["methods"].items():
         table.add_row(escape(name), *(_mib(method["bytes"][kind]) for kind in _KINDS))
-    return table
-
-
-def _titled(title: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    table.add_column("method", style="bold", overflow="fold")
     return table
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from multilora_cli.tables import new_console, new_table
+
 if TYPE_CHECKING:
     from multilora.comparison.compare import Comparison
+    from multilora.comparison.runner import Failure
 
 _AVERAGE = "average"
 
 
 def show_comparison(comparison: Comparison) -> None:
     """Scores by task and method, differences to LoRA of equal rank, resources, and where everything is."""
-    console = Console(highlight=False)
+    console = new_console()
     results = comparison.results
     for regime, found in results["regimes"].items():
         if any(found["scores"].values()):
@@ -33,17 +34,17 @@ def show_comparison(comparison: Comparison) -> None:
         console.print(f"[bold green]page[/] {escape(str(comparison.page))}", soft_wrap=True)
 
 
+def failed_lines(failures: Sequence[Failure]) -> list[str]:
+    """Cells that failed, why, and where to read more."""
+    return [f"{failure.cell.title}: {failure.reason}\n    {failure.log}" for failure in failures]
+
+
 def _scores(regime: str, found: Mapping[str, Any]) -> Table:
     methods = [name for name, scores in found["scores"].items() if scores]
     seeds = max(len(found["scores"][name][_AVERAGE]["values"]) for name in methods)
     spread = "mean and 95 % interval over seeds" if seeds > 1 else "one seed, so no interval"
     kind = "one training for all tasks" if regime == "mixed" else "one training for each task"
-    table = Table(
-        box=box.SIMPLE_HEAD, title=f"test scores in %, {kind}; {spread}", title_justify="left", pad_edge=False
-    )
-    table.add_column("task", style="bold", overflow="fold")
-    for name in methods:
-        table.add_column(escape(name), justify="right", overflow="fold")
+    table = new_table("task", *methods, title=f"test scores in %, {kind}; {spread}")
     for task in (*found["metrics"], _AVERAGE):
         best = max(found["scores"][name][task]["mean"] for name in methods)
         cells = [_with_interval(found["scores"][name][task], best) for name in methods]
@@ -75,10 +76,8 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _resources(methods: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="training", title_justify="left", pad_edge=False)
-    table.add_column("method", style="bold", overflow="fold")
-    for heading in ("trained", "weights\nMB", "learning\nrate", "tokens/s", "peak\nMiB", "forgetting\nnats"):
-        table.add_column(heading, justify="right", overflow="fold")
+    headings = ("trained", "weights\nMB", "learning\nrate", "tokens/s", "peak\nMiB", "forgetting\nnats")
+    table = new_table("method", *headings, title="training")
     for name, method in methods.items():
         if "tokens_per_second" not in method:
             table.add_row(escape(name), *[""] * 6)

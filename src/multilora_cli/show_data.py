@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from multilora_cli.tables import new_console, new_table
 
 if TYPE_CHECKING:
     from multilora.data.leakage import LeakReport, Pair
@@ -22,7 +23,7 @@ _SHOWN_HEAD, _SHOWN_TAIL = 900, 300
 
 def show_check(report: LeakReport, every: bool) -> None:
     """The leaks by pair of splits with their first rows, or all; what else is shared; what was compared."""
-    console = _console()
+    console = new_console()
     trained = sum(count for split, count in report.read.items() if split.endswith("/train"))
     evaluated = sum(count for split, count in report.read.items() if split.endswith(("/validation", "/test")))
     compared = f"{trained:,} training rows compared with {evaluated:,} evaluation rows"
@@ -49,7 +50,7 @@ def _show_pairs(console: Console, pairs: Sequence[Pair], every: bool) -> None:
 
 def show_preview(preview: Preview) -> None:
     """Samples of every task first, then the tables: what a terminal shows last is read first."""
-    console = _console()
+    console = new_console()
     for name, task in preview.tasks.items():
         for number, sample in enumerate(task.samples, start=1):
             console.rule(f"{name} [{number} of {len(task.samples)}]".replace("[", r"\["), align="left", style="dim")
@@ -93,7 +94,9 @@ def _printable(text: str) -> str:
 
 
 def _rows_table(preview: Preview) -> Table:
-    table = _table("task", "examples", "tokens", "min", "median", "p95", "max", f"> {preview.max_length:,}", "skipped")
+    table = new_table(
+        "task", "examples", "tokens", "min", "median", "p95", "max", f"> {preview.max_length:,}", "skipped"
+    )
     for name, task in preview.tasks.items():
         lengths = (f"{task.lengths[which]:,}" for which in ("min", "median", "p95", "max"))
         counts = task.counts
@@ -109,7 +112,7 @@ def _rows_table(preview: Preview) -> Table:
 
 
 def _training_table(preview: Preview) -> Table:
-    table = _table("task", "rate", "of examples", "of tokens", "epochs", "changed by the tokenizer")
+    table = new_table("task", "rate", "of examples", "of tokens", "epochs", "changed by the tokenizer")
     for name, task in preview.tasks.items():
         table.add_row(
             escape(name),
@@ -140,20 +143,5 @@ def _lines(preview: Preview) -> list[str]:
     ]
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, style="bold", overflow="fold")
-    for heading in others:
-        table.add_column(heading, justify="right", overflow="fold")
-    return table
-
-
 def _percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a pipe or a file has no width of its own
-    return console

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from multilora_cli.tables import new_console, new_table
 
 if TYPE_CHECKING:
     from multilora.evaluation.evaluate import EvalReport
@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
 def show_eval(report: EvalReport) -> None:
     """The scores as a table, what was not scored, and where the results are."""
-    console = Console(highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("task", style="bold", overflow="fold")
-    table.add_column("metric", overflow="fold")
-    for heading in ("score ± s.e.", "95 % interval", "count", "too long"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    console = new_console()
+    headings = ("metric", "score ± s.e.", "95 % interval", "count", "too long")
+    table = new_table("task", *headings, left=("metric",), whole=True)
     for name, task in report.results["tasks"].items():
         if "not_scored" not in task:
             _add(table, name, task)

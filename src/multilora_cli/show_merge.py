@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 
-from multilora_cli.show import size
+from multilora_cli.tables import new_console, new_table, size
 
 if TYPE_CHECKING:
     from multilora.merging.report import MergeReport
@@ -18,36 +18,30 @@ if TYPE_CHECKING:
     from multilora.storage.rounding import TensorRounding
 
 
-class MergeBar:
-    """A `MergeProgress` as a bar that goes away at the end."""
+@dataclass(frozen=True)
+class KindRounding:
+    """The error of rounding of all tensors of a kind, such as every block's q_proj.
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("merging"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-            console=self._console, transient=True,
-        )  # fmt: skip
-        self._task = self._bar.add_task("", total=None)
+    Attributes:
+        kind: their name with the blocks' numbers as `*`.
+        count: how many they are.
+        largest: max |M − (W + ΔW)| of all.
+        relative: the worst tensor's ‖M − (W + ΔW)‖_F / ‖W + ΔW‖_F.
+        relative_to_delta: the worst tensor's ‖M − (W + ΔW)‖_F / ‖ΔW‖_F; None: no adapter changes them.
+        lost: the worst tensor's share of entries that ΔW did not change; None: as above.
+    """
 
-    def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def start(self, size: int, done: int) -> None:
-        self._bar.update(self._task, total=size, completed=done)
-        self._bar.start()
-
-    def advance(self, size: int) -> None:
-        self._bar.update(self._task, advance=size)
-
-    def stop(self) -> None:
-        self._bar.stop()
+    kind: str
+    count: int
+    largest: float
+    relative: float
+    relative_to_delta: float | None
+    lost: float | None
 
 
 def show_merge(report: MergeReport, verification: Verification | None) -> None:
     """The errors of rounding by kind of layer, what was written and how fast, how to load it, what was compared."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a pipe or a file has no width of its own
+    console = new_console()
     if report.rounding and any(entry.largest for entry in report.rounding):
         _show_rounding(console, report.rounding)
     verb = "already merged" if report.complete_before else "merged"
@@ -75,18 +69,10 @@ def show_merge(report: MergeReport, verification: Verification | None) -> None:
 
 
 def _show_rounding(console: Console, rounding: tuple[TensorRounding, ...]) -> None:
-    from multilora.merging.merge_and_verify import rounding_by_kind
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
+    table = new_table(
+        "", "tensors", "largest", "% of W + ΔW", "% of ΔW", "% of ΔW's entries lost",
         title="error of rounding M = round(W + ΔW), the worst of each kind (merge_report.json has every layer)",
-        title_justify="left",
-        title_style="",
-        pad_edge=False,
-    )
-    table.add_column("", style="bold", overflow="fold")
-    for heading in ("tensors", "largest", "% of W + ΔW", "% of ΔW", "% of ΔW's entries lost"):
-        table.add_column(heading, justify="right", overflow="fold")
+    )  # fmt: skip
     for kind in rounding_by_kind(rounding):
         table.add_row(
             escape(kind.kind), str(kind.count), f"{kind.largest:.2g}", f"{100 * kind.relative:.3g}",
@@ -103,3 +89,28 @@ def _show_verification(console: Console, found: Verification) -> None:
         f"likeliest token is the same at {found.same_top:.1%} of {found.positions} positions (random tokens, fp32)",
         soft_wrap=True,
     )
+
+
+def rounding_by_kind(rounding: Sequence[TensorRounding]) -> list[KindRounding]:
+    """The tensors by kind, in the order of the first of each by name."""
+    from multilora.storage.safetensors import natural_order
+
+    kinds: dict[str, list[TensorRounding]] = {}
+    for entry in sorted(rounding, key=lambda entry: natural_order(entry.name)):
+        kinds.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", entry.name.removesuffix(".weight")), []).append(entry)
+    return [
+        KindRounding(
+            kind,
+            len(entries),
+            max(entry.largest for entry in entries),
+            max(entry.relative for entry in entries),
+            _worst([entry.relative_to_delta for entry in entries]),
+            _worst([entry.lost for entry in entries]),
+        )
+        for kind, entries in kinds.items()
+    ]
+
+
+def _worst(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known else None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from multilora_cli.show import size
+from multilora_cli.tables import new_console, new_table, size
 
 if TYPE_CHECKING:
     from multilora.resources.plan import Plan
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
 
 def show_plan(plan: Plan) -> None:
     """Parameters, memory by part at the peak, whether it fits, and what the figures rest on."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a pipe or a file has no width of its own
+    console = new_console()
     recipe = plan.recipe
     console.print(
         f"[bold]{escape(recipe.model.path)}[/] (shape from {plan.shape_from}), method {recipe.method.name}, "
@@ -34,7 +31,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def _parameters(plan: Plan) -> Table:
-    table = _table("parameters", "number", "share of base")
+    table = new_table("parameters", "number", "share of base", whole=True)
     base = plan.parameters.base_total
     table.add_row("base model", f"{base:,}", "")
     for kind, count in plan.parameters.trained.items():
@@ -47,7 +44,7 @@ def _parameters(plan: Plan) -> Table:
 
 def _memory(plan: Plan) -> Table:
     memory = plan.memory
-    table = _table(f"memory per device at its peak, in {memory.peak.name}", "GiB")
+    table = new_table(f"memory per device at its peak, in {memory.peak.name}", "GiB", whole=True)
     for part, count in memory.peak.parts.items():
         table.add_row(f"  {part.replace('_', ' ')}", f"{count / 2**30:,.2f}")
     if memory.overhead:
@@ -81,11 +78,3 @@ def _show_fit(console: Console, plan: Plan) -> None:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first)
-    for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table

@@ -61,9 +61,9 @@ def compare(
     """Train and test a recipe with several methods and seeds, and print one table. Goes on where it was interrupted."""
     from rich.console import Console
 
-    from multilora.comparison.compare import CompareOptions, compare, failed_lines
+    from multilora.comparison.compare import CompareOptions, compare
     from multilora_cli.comparing import progress_for
-    from multilora_cli.show_compare import show_comparison
+    from multilora_cli.show_compare import failed_lines, show_comparison
 
     options = CompareOptions(
         methods=listed(methods),

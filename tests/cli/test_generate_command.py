@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from multilora import InputError
 from multilora.evaluation.generate import Generated, GenerateOptions, generate, read_prompts
 from multilora.recipe.file import load_recipe
-from multilora.training.progress import Silent
+from multilora.terminal import Silent
 from multilora.training.run import train
 from multilora_cli.main import app
 from tiny_run import make_recipe

@@ -20,11 +20,12 @@ from merging.merging_cases import assert_no_model, contents, multilora, save_ada
 from multilora.adapter.file import open_adapter
 from multilora.errors import InputError
 from multilora.merging.merge import merge_adapters
-from multilora.merging.merge_and_verify import rounding_by_kind, weights_of
 from multilora.merging.report import MergeOptions
 from multilora.storage.folders import aside_of
 from multilora.storage.rounding import TensorRounding
 from multilora_cli import main
+from multilora_cli.adapters import weights_of
+from multilora_cli.show_merge import rounding_by_kind
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -25,7 +25,7 @@ from multilora.merging.merge import merge_adapters
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
 from multilora.runs.recipe import run_recipe, trained_bits
-from multilora.training.progress import Silent
+from multilora.terminal import Silent
 from multilora.training.run import RunResult, train
 from multilora.tuner.bnb import packed_bits, packed_tensors
 from multilora_cli.main import app

@@ -17,22 +17,11 @@ from adapter_files import change_tensors
 from multilora.comparison.statistics import PairedTask, mean_over_seeds, paired_difference
 from multilora.recipe.file import load_recipe
 from multilora.report.analyze import AnalyzeOptions, analyze
+from multilora.terminal import Silent
 from spectral.run_folders import METHODS, make_comparison
 
 TASKS = ("a", "b")
 SEEDS = 2
-
-
-class Silent:
-    """An `AnalysisProgress` that says nothing."""
-
-    def note(self, text: str) -> None: ...
-
-    def start(self, matrices: int) -> None: ...
-
-    def matrix(self, run: str, layer: str) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 def make_study(folder: Path) -> Path:

@@ -23,25 +23,22 @@ from multilora.spectral.analysis import Analysis, analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import DecompositionOptions
 from multilora.spectral.matrix import MatrixOptions
+from multilora.terminal import Silent
 from spectral.run_folders import save_adapter_of, save_full
 
 LAYER = "model.layers.1.mlp.down_proj"
 
 
-class Silent:
+class Seen(Silent):
     def __init__(self) -> None:
         self.total = 0
-        self.seen: list[tuple[str, str]] = []
+        self.seen: list[tuple[int, str | None]] = []
 
-    def note(self, text: str) -> None: ...
+    def start(self, total: int, done: int) -> None:
+        self.total = total
 
-    def start(self, matrices: int) -> None:
-        self.total = matrices
-
-    def matrix(self, run: str, layer: str) -> None:
-        self.seen.append((run, layer))
-
-    def stop(self) -> None: ...
+    def step(self, done: int, metrics: object = None, name: str | None = None) -> None:
+        self.seen.append((done, name))
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +166,12 @@ def test_an_interrupted_analysis_goes_on(folders: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(analysis_module, "analyse_matrix", counted)
     with pytest.raises(KeyboardInterrupt):
         analysed(folders, ["multi"], tmp_path / "cut")
-    progress = Silent()
+    progress = Seen()
     resumed = analysed(folders, ["multi"], tmp_path / "cut", progress=progress)
     assert resumed.matrices == whole.matrices
     assert calls[0] == 6 + 14 - 5
-    assert progress.total == len(progress.seen) == 14
+    assert progress.total == 14
+    assert progress.seen == [(done, matrix["layer"]) for done, matrix in enumerate(whole.matrices, start=1)]
 
 
 def test_a_cache_that_was_cut_off_is_computed_again(folders: Path, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from trl import SFTTrainer
 
 from multilora import InputError
 from multilora.recipe.file import load_recipe
+from multilora.terminal import Silent
 from multilora.training.batches import TASK_IDS
 from multilora.training.metrics import read_metrics
-from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
 from multilora.training.trainer import MixtureTrainer
 from tiny_run import make_model, make_recipe

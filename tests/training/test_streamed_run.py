@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from multilora import InputError
 from multilora.recipe.file import load_recipe
+from multilora.terminal import Silent
 from multilora.training.metrics import read_metrics
-from multilora.training.progress import Silent
 from multilora.training.run import RunResult, train
 from tiny_run import make_recipe
 

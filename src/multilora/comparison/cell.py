@@ -21,7 +21,7 @@ from multilora.training.run import train
 
 
 class _Telling:
-    """A `TrainingProgress` that writes JSON lines."""
+    """A `Progress` that writes JSON lines."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -29,11 +29,11 @@ class _Telling:
     def note(self, text: str) -> None:
         self._tell(kind="note", text=text)
 
-    def start(self, steps: int, done: int) -> None:
-        self._tell(kind="start", steps=steps, done=done)
+    def start(self, total: int, done: int) -> None:
+        self._tell(kind="start", steps=total, done=done)
 
-    def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        self._tell(kind="step", step=step, metrics=dict(metrics) if metrics else None)
+    def step(self, done: int, metrics: Mapping[str, float] | None = None, name: str | None = None) -> None:
+        self._tell(kind="step", step=done, metrics=dict(metrics) if metrics else None)
 
     def stop(self) -> None: ...
 

@@ -21,7 +21,7 @@ from multilora.recipe.comparison import ComparedMethod, ComparisonSection
 from multilora.recipe.file import load_recipe
 from multilora.recipe.method_names import named_method
 from multilora.storage.folders import write_text
-from multilora.terminal import quiet_libraries
+from multilora.terminal import Silent, quiet_libraries
 
 ANALYSIS = "analysis"
 
@@ -109,11 +109,6 @@ def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progr
     return Comparison(out, results, failures, page)
 
 
-def failed_lines(failures: Sequence[Failure]) -> list[str]:
-    """What to tell about cells that failed, with where to read more."""
-    return [f"{failure.cell.title}: {failure.reason}\n    {failure.log}" for failure in failures]
-
-
 def _page(out: Path, progress: ComparisonProgress) -> Path:
     """Analyse the cells, and write the page; of results alone, where there is nothing to analyse."""
     from multilora.report.analyze import AnalyzeOptions, analyze
@@ -129,20 +124,14 @@ def _page(out: Path, progress: ComparisonProgress) -> Path:
     return folder / REPORT_FILE
 
 
-@dataclass(frozen=True)
-class _AnalysisNotes:
-    """Tells a comparison's watcher how its analysis goes."""
+class _AnalysisNotes(Silent):
+    """How many matrices an analysis has, as a note of the comparison."""
 
-    progress: ComparisonProgress
+    def __init__(self, progress: ComparisonProgress) -> None:
+        self._progress = progress
 
-    def note(self, text: str) -> None: ...
-
-    def start(self, matrices: int) -> None:
-        self.progress.note(f"analysing what training changed in {matrices:,} matrices")
-
-    def matrix(self, run: str, layer: str) -> None: ...
-
-    def stop(self) -> None: ...
+    def start(self, total: int, done: int) -> None:
+        self._progress.note(f"analysing what training changed in {total:,} matrices")
 
 
 def _section(recipe: Recipe, options: CompareOptions) -> ComparisonSection:

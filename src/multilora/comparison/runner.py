@@ -16,33 +16,17 @@ from multilora.comparison.grid import Cell, Grid, best_trial
 from multilora.errors import InputError
 from multilora.recipe.differences import differing
 from multilora.storage.folders import is_empty, write_text
-from multilora.terminal import duration
+from multilora.terminal import Progress, duration
 
 _RECORD = "comparison.json"
 _LOG = "cell.log"
 
 
-class ComparisonProgress(Protocol):
-    """Gets told how a comparison goes."""
+class ComparisonProgress(Progress, Protocol):
+    """Receives the progress of a comparison: its cells, and what each of them notes, starts and does."""
 
     def cell(self, number: int, total: int, title: str) -> None:
         """Cell `number` of `total` (from 1) begins."""
-        ...
-
-    def note(self, text: str) -> None:
-        """A line about the cell that runs."""
-        ...
-
-    def start(self, steps: int, done: int) -> None:
-        """The cell's training begins at step `done` of `steps`."""
-        ...
-
-    def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        """A step of the cell is done."""
-        ...
-
-    def stop(self) -> None:
-        """All is over, well or not."""
         ...
 
 

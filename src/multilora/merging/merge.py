@@ -15,11 +15,12 @@ from multilora.merging.blocks import block_workers, merge_shard
 from multilora.merging.files import told
 from multilora.merging.folder import MergeFolder, complete_report, files_of_report
 from multilora.merging.plan import FORMAT, MergePlan, check_unchanged, plan_merge
-from multilora.merging.report import MergeOptions, MergeProgress, MergeReport, Silent
+from multilora.merging.report import MergeOptions, MergeReport
 from multilora.merging.side_files import copy_side_files, write_index
 from multilora.storage.folders import check_output, output_place, restore_replaced
 from multilora.storage.rounding import TensorRounding
 from multilora.storage.safetensors import DTYPE_CODES, dtype_name
+from multilora.terminal import Progress, Silent
 
 _DTYPE_NAMES = {code: dtype_name(dtype) for dtype, code in DTYPE_CODES.items()}
 
@@ -29,7 +30,7 @@ def merge_adapters(
     adapters: Sequence[str | Path],
     out_dir: str | Path,
     options: MergeOptions | None = None,
-    progress: MergeProgress | None = None,
+    progress: Progress | None = None,
 ) -> MergeReport:
     """Write the base model with Σ w_k ΔW_k added to its weights, as a model that loads without this package.
 
@@ -96,16 +97,23 @@ def _merge_shards(
     folder: MergeFolder,
     done: Mapping[str, list[TensorRounding] | None],
     options: MergeOptions,
-    progress: MergeProgress,
+    progress: Progress,
 ) -> tuple[list[TensorRounding], float, float]:
     """The files that are left; what is known of rounding, and the seconds without measuring it and for measuring it."""
     rounding: list[TensorRounding] = []
+    written = sum(shard.size for shard in plan.shards if done[shard.name] is not None)
+
+    def advance(size: int) -> None:
+        nonlocal written
+        written += size
+        progress.step(written)
+
     began = time.perf_counter()
     with block_workers(options.report) as workers:
         for shard in plan.shards:
             found = done[shard.name]
             if found is None:
-                found = merge_shard(shard, folder.part(shard.name), workers, progress.advance)
+                found = merge_shard(shard, folder.part(shard.name), workers, advance)
                 folder.finish(shard.name, found)
             rounding += found
         share = workers.rounding_seconds / workers.seconds if workers.seconds else 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from multilora.storage.rounding import TensorRounding
 
@@ -61,39 +60,3 @@ class MergeReport:
     rounding_seconds: float
     complete_before: bool
     notes: tuple[str, ...]
-
-
-class MergeProgress(Protocol):
-    """Is told how a merge goes."""
-
-    def note(self, text: str) -> None:
-        """Something that the user has to know."""
-        ...
-
-    def start(self, size: int, done: int) -> None:
-        """`size` bytes are to be written, of which an earlier run has written `done`."""
-        ...
-
-    def advance(self, size: int) -> None:
-        """`size` more bytes are written."""
-        ...
-
-    def stop(self) -> None:
-        """Nothing more comes, whether it went well or not."""
-        ...
-
-
-class Silent:
-    """A `MergeProgress` that tells nobody."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def start(self, size: int, done: int) -> None:
-        """Nothing."""
-
-    def advance(self, size: int) -> None:
-        """Nothing."""
-
-    def stop(self) -> None:
-        """Nothing."""

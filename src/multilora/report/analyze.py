@@ -15,12 +15,13 @@ from multilora.errors import InputError
 from multilora.report.page import REPORT_FILE, report_on
 from multilora.report.static import write_figures
 from multilora.runs.find import Source, base_of, find_sources, references
-from multilora.spectral.analysis import AnalysisProgress, Fault, analyse, open_runs
+from multilora.spectral.analysis import Fault, analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import AdapterDelta, DecompositionOptions
 from multilora.spectral.matrix import MatrixOptions
 from multilora.spectral.tables import JSON_FILE, as_data, write_files
 from multilora.storage.folders import is_empty
+from multilora.terminal import Progress
 
 CACHE, FIGURES = "cache", "figures"
 PRECISIONS = {"auto": None, "fp32": torch.float32, "fp64": torch.float64}
@@ -70,7 +71,7 @@ class AnalyzeReport:
     notes: Sequence[str]
 
 
-def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress: AnalysisProgress) -> AnalyzeReport:
+def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress: Progress) -> AnalyzeReport:
     """Analyse runs; write analysis.json, analysis.parquet, figures and the page. Goes on where it was interrupted.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from multilora.adapter.config import CONFIG_FILE
 from multilora.base.weights import ModelWeights, block_of, check_same_matrices
@@ -15,26 +15,7 @@ from multilora.spectral.cache import Cache, hash_files
 from multilora.spectral.deltas import AdapterDelta, Decomposition, Delta, ModelDelta, decomposed
 from multilora.spectral.matrix import BaseMatrix, MatrixOptions, analyse_matrix
 from multilora.storage.safetensors import natural_order
-
-
-class AnalysisProgress(Protocol):
-    """Gets told how an analysis goes."""
-
-    def note(self, text: str) -> None:
-        """A line."""
-        ...
-
-    def start(self, matrices: int) -> None:
-        """So many matrices of all runs are to be analysed."""
-        ...
-
-    def matrix(self, run: str, layer: str) -> None:
-        """One more is done."""
-        ...
-
-    def stop(self) -> None:
-        """All is over, well or not."""
-        ...
+from multilora.terminal import Progress
 
 
 @dataclass(frozen=True)
@@ -120,7 +101,7 @@ def analyse(
     base: ModelWeights | None,
     options: MatrixOptions,
     cache: Cache,
-    progress: AnalysisProgress,
+    progress: Progress,
 ) -> Analysis:
     """Analyse every matrix of every run. What the cache has is not computed again.
 
@@ -136,7 +117,8 @@ def analyse(
     by_name = {run.source.name: run for run in runs}
     order = sorted({layer for run in runs for layer in run.layers}, key=natural_order)
     result = Analysis(runs)
-    progress.start(sum(len(run.layers) for run in runs))
+    progress.start(sum(len(run.layers) for run in runs), 0)
+    done = 0
     for layer in order:
         work = _Layer(layer, by_name, base, base_hash, options, cache)
         for run in runs:
@@ -151,7 +133,8 @@ def analyse(
                 place = {"block": block_of(layer), "projection": layer.rpartition(".")[2]}
                 about = {"run": run.source.name, "layer": layer, **place, "d_out": d_out, "d_in": d_in}
                 result.matrices.append({**about, **record})
-            progress.matrix(run.source.name, layer)
+            done += 1
+            progress.step(done, name=layer)
     return result
 
 

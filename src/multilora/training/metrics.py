@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from multilora.storage.folders import write_text
-from multilora.training.progress import TrainingProgress
+from multilora.terminal import Progress
 from multilora.training.task_losses import by_task
 
 _KEPT = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "epoch")
@@ -48,7 +48,7 @@ class MetricsCallback(TrainerCallback):
         before: the last line before this session, or None; time and tokens count on from it.
     """
 
-    def __init__(self, path: Path, progress: TrainingProgress, before: Mapping[str, Any] | None) -> None:
+    def __init__(self, path: Path, progress: Progress, before: Mapping[str, Any] | None) -> None:
         self._path, self._progress = path, progress
         self._seconds_before: float = before["seconds"] if before else 0.0
         self._tokens: int = before["tokens"] if before else 0

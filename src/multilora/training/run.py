@@ -19,14 +19,13 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, Recipe
 from multilora.storage.folders import write_text, written_aside
-from multilora.terminal import quiet_libraries
+from multilora.terminal import Progress, Silent, quiet_libraries
 from multilora.training.best import RECORD, ValidationCallback, before_and_after, read_best
 from multilora.training.checkpoints import checkpoint_step
 from multilora.training.loading import Loading, loading_of
 from multilora.training.metrics import LogAtCheckpoints, MetricsCallback, cut_metrics, read_metrics
 from multilora.training.model import ParameterCounts, apply_method, check_packing, check_trainable
 from multilora.training.processes import Processes
-from multilora.training.progress import Silent, TrainingProgress
 from multilora.training.results import RunResult, results_of
 from multilora.training.run_folder import RunFolder
 from multilora.training.sharding import is_sharded, shard
@@ -36,9 +35,7 @@ from multilora.training.validation import Validation
 __all__ = ["RunResult", "train"]
 
 
-def train(
-    recipe: Recipe, resume: bool = False, overwrite: bool = False, progress: TrainingProgress | None = None
-) -> RunResult:
+def train(recipe: Recipe, resume: bool = False, overwrite: bool = False, progress: Progress | None = None) -> RunResult:
     """Train what the recipe says. Nothing is written before everything has been checked.
 
     The run folder holds recipe.yaml (resolved), data.json, `adapter/` (`model/` for full fine-tuning), metrics.jsonl,
@@ -95,9 +92,7 @@ class _Run:
     use_cache: bool
 
 
-def _prepare(
-    recipe: Recipe, folder: RunFolder, processes: Processes, sharded: bool, progress: TrainingProgress
-) -> _Run:
+def _prepare(recipe: Recipe, folder: RunFolder, processes: Processes, sharded: bool, progress: Progress) -> _Run:
     """Read and check everything; nothing is written."""
     training = recipe.training
     with processes.together():
@@ -152,7 +147,7 @@ def _notes(guarded: Guarded, mixture: EncodedMixture | StreamedMixture) -> list[
     return lines
 
 
-def _train(run: _Run, progress: TrainingProgress, weights: Path) -> RunResult:
+def _train(run: _Run, progress: Progress, weights: Path) -> RunResult:
     recipe, folder, processes, trainer, model = run.recipe, run.folder, run.processes, run.trainer, run.model
     counts = ParameterCounts.of(model)
     progress.note(f"training {counts.trainable:,} of {counts.total:,} parameters for {run.steps:,} steps")
