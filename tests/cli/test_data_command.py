@@ -14,10 +14,12 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from multilora.data.prepare import EncodedMixture, encode_mixture, open_tasks
+from multilora.data.encoded_mixture import EncodedMixture
+from multilora.data.encoder import PromptCompletionEncoder
 from multilora.errors import InputError
 from multilora.recipe.file import load_recipe
 from multilora.training.batches import Collator, MixtureSampler, PackedCollator, PackedRows, PackedSampler, as_dataset
+from multilora.training.prepare import encode_mixture, open_tasks
 from multilora.training.preview import Preview, preview_recipe
 from multilora_cli import main
 from tasks.formats import JSON_LINES, write_lines
@@ -132,7 +134,11 @@ def recipe(tmp_path: Path) -> Path:
 def encoded(recipe: Path, *overrides: str) -> tuple[Preview, EncodedMixture, Any]:
     loaded = load_recipe(recipe, overrides)
     tokenizer = AutoTokenizer.from_pretrained(loaded.model.path)
-    return preview_recipe(recipe, overrides), encode_mixture(loaded, open_tasks(loaded), tokenizer), tokenizer
+    return (
+        preview_recipe(recipe, overrides),
+        encode_mixture(loaded, open_tasks(loaded), PromptCompletionEncoder(tokenizer)),
+        tokenizer,
+    )
 
 
 def test_the_figures_are_those_of_the_encoded_mixture(recipe: Path) -> None:

@@ -15,23 +15,10 @@ from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.encoding import encode_task
 from multilora.data.guard import guard_training
 from multilora.data.leakage import find_leaks
-from multilora.recipe import Recipe
 from multilora.tasks.example import BadRow, Example, Scoring
 from tiny_run import byte_level_tokenizer
 
 TEXTS = st.lists(st.sampled_from(["a", "A.", "b", "b c", "B, c!", "d", "e"]), max_size=8)
-
-
-def recipe(on_leak: Literal["fail", "drop"]) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "model": "m",
-            "method": {"name": "lora"},
-            "tasks": {"one": {"train": "t", "prompt": "p", "completion": "c"}},
-            "mixture": {"on_leak": on_leak},
-            "training": {"output": "o", "steps": 1},
-        }
-    )
 
 
 def leaking() -> list[RowsTask]:
@@ -43,7 +30,7 @@ def leaking() -> list[RowsTask]:
 
 def test_leaks_stop_training_with_count_rows_and_remedy() -> None:
     with pytest.raises(InputError) as caught:
-        guard_training(recipe("fail"), leaking())
+        guard_training(leaking(), "fail")
     first, *pairs = str(caught.value).splitlines()
     assert first.startswith("mixture.on_leak: training rows that equal evaluation rows: 4. ")
     assert "on_leak to drop" in first
@@ -58,12 +45,12 @@ def test_leaks_stop_training_with_count_rows_and_remedy() -> None:
 
 def test_the_error_names_a_few_rows_and_counts_the_others() -> None:
     with pytest.raises(InputError, match=r"rows: 50\. (.|\n)*: 50: (.*=.*){3}, and 47 more$"):
-        guard_training(recipe("fail"), [rows_task("one", ["x"] * 50, test=["x"])])
+        guard_training([rows_task("one", ["x"] * 50, test=["x"])], "fail")
 
 
 def test_clean_tasks_are_trained_on_as_they_are() -> None:
     tasks = [rows_task("one", ["a"], test=["b"]), rows_task("two", ["c"])]
-    guarded = guard_training(recipe("fail"), tasks)
+    guarded = guard_training(tasks, "fail")
     assert all(one is other for one, other in zip(guarded.tasks, tasks, strict=True))
     assert guarded.notes == []
     assert sum(map(len, guarded.left_out.values())) == 0
@@ -72,7 +59,7 @@ def test_clean_tasks_are_trained_on_as_they_are() -> None:
 @given(TEXTS, TEXTS, TEXTS)
 def test_what_drop_leaves_has_no_leak_and_everything_else(one: list[str], two: list[str], test: list[str]) -> None:
     tasks = [rows_task("one", [*one, "kept"], test=test), rows_task("two", [*two, "kept too"])]
-    guarded = guard_training(recipe("drop"), tasks)
+    guarded = guard_training(tasks, "drop")
     assert find_leaks(guarded.tasks).leaks == []
     leaked = {(p.first, row.id) for p in find_leaks(tasks).leaks for row, _ in p.matches}
     for task, left in zip(tasks, guarded.tasks, strict=True):
@@ -82,19 +69,19 @@ def test_what_drop_leaves_has_no_leak_and_everything_else(one: list[str], two: l
 
 
 def test_what_is_left_out_is_counted_once_and_named() -> None:
-    guarded = guard_training(recipe("drop"), leaking())
+    guarded = guard_training(leaking(), "drop")
     for task in guarded.tasks:
         assert list(task.train_rows()) == list(task.train_rows())
     assert {name: len(rows) for name, rows in guarded.left_out.items()} == {"one": 3, "two": 1}
     assert guarded.left_out["two"].notes("two") == [
         "two: 1 rows left out of training: train row 1 (train-1) = two/validation validation row 1 (validation-1)"
     ]
-    assert guard_training(recipe("drop"), leaking()).left_out["one"].notes("one") == []
+    assert guard_training(leaking(), "drop").left_out["one"].notes("one") == []
 
 
 def test_a_stream_stays_a_stream() -> None:
     endless = RowsTask("s", lambda: (Example(str(i % 7), " x", f"row {i}") for i in count()), test=["3"])
-    (task,) = guard_training(recipe("drop"), [endless]).tasks
+    (task,) = guard_training([endless], "drop").tasks
     assert [row.prompt for row in islice(task.train_rows(), 8) if isinstance(row, Example)] == list("01245601")
 
 
@@ -102,7 +89,7 @@ def test_the_rest_of_a_task_is_the_tasks_own() -> None:
     bad = BadRow("train row 1", "bad")
     inner = RowsTask("t", lambda: [bad, *examples("train", ["b"])], test=["a"], missing=["train"])
     inner.scoring = Scoring("choices", ("accuracy",))
-    (task,) = guard_training(recipe("drop"), [inner]).tasks
+    (task,) = guard_training([inner], "drop").tasks
     assert (task.name, task.scoring) == ("t", inner.scoring)
     assert next(task.train_rows()) is bad
     assert list(task.eval_rows("test")) == list(inner.eval_rows("test"))
@@ -114,21 +101,21 @@ def test_the_rest_of_a_task_is_the_tasks_own() -> None:
 def test_missing_evaluation_files_do_not_stop_training(on_leak: Literal["fail", "drop"]) -> None:
     tasks = [rows_task("one", ["a"], validation=["c"], test=["b"]), rows_task("two", ["a"])]
     tasks[0].missing = ["validation", "test"]
-    guarded = guard_training(recipe(on_leak), tasks)
+    guarded = guard_training(tasks, on_leak)
     (note,) = guarded.notes
     assert note.startswith("not checked for leaks: one: validation rows are not all compared")
     assert [len(list(task.train_rows())) for task in guarded.tasks] == [1, 1]
 
 
 def test_a_task_of_which_nothing_is_left_is_an_error_that_says_why() -> None:
-    (task,) = guard_training(recipe("drop"), [rows_task("t", ["a", "A"], test=["a"])]).tasks
+    (task,) = guard_training([rows_task("t", ["a", "A"], test=["a"])], "drop").tasks
     with pytest.raises(InputError, match=r"tasks\.t: all 2 training rows equal evaluation rows"):
         list(task.train_rows())
 
 
 def test_a_guarded_task_is_encoded_without_the_leaks() -> None:
     encoder = PromptCompletionEncoder(byte_level_tokenizer())
-    guarded = guard_training(recipe("drop"), leaking())
+    guarded = guard_training(leaking(), "drop")
     wanted = [encode_task(rows_task(name, texts), encoder, 64) for name, texts in (("one", ["y"]), ("two", ["w"]))]
     encoded = [encode_task(task, encoder, 64) for task in guarded.tasks]
     assert [one.fingerprint() for one in encoded] == [one.fingerprint() for one in wanted]

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from data.rows_in_memory import RowsTask, examples, rows_task
 from multilora.data.leakage import EvaluationRows, LeakReport, find_leaks
-from multilora.data.prepare import open_tasks
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
 from multilora.tasks.example import BadRow, Example
 from multilora.tasks.keys import key_of, normalised
 from multilora.tasks.registry import build_task
 from multilora.tasks.wic import WiC
+from multilora.training.prepare import open_tasks
 from places import ROOT
 
 TEXTS = st.lists(st.sampled_from(["a", "A.", "b", "b c", "B, c!", "d", "e"]), max_size=8)

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multilora.base.loading import ModelSource
+from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.mixture import mixture_stream
 from multilora.data.packing import LOOKAHEAD, packed_rows
-from multilora.data.prepare import encode_mixture, open_tasks
 from multilora.recipe.file import load_recipe
+from multilora.training.prepare import encode_mixture, open_tasks
 from places import ROOT
 
 CASES = st.integers(4, 40).flatmap(
@@ -86,7 +87,9 @@ def test_the_shares_of_a_mixture_stay_but_for_the_buffer() -> None:
 def test_the_real_mixture_fills_its_rows(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MULTILORA_DATA", str(data_dir))
     recipe = load_recipe(ROOT / "recipes" / "gsm8k-alpaca.yaml")
-    mixture = encode_mixture(recipe, open_tasks(recipe), ModelSource.find(recipe.model).tokenizer())
+    mixture = encode_mixture(
+        recipe, open_tasks(recipe), PromptCompletionEncoder(ModelSource.find(recipe.model).tokenizer())
+    )
     stream, lengths = mixture_stream(mixture.sizes, mixture.rates, 0), mixture.lengths
     rows = list(islice(packed_rows(stream, lengths, recipe.training.row_length), 5000))
     used = sum(int(lengths[list(row)].sum()) for row in rows)

@@ -20,9 +20,9 @@ from multilora.data.encoding import TaskCounts
 from multilora.data.guard import WithoutLeaks
 from multilora.data.leakage import EvaluationRows
 from multilora.data.limits import ModelLimits
-from multilora.data.prepare import open_tasks
 from multilora.data.streaming import MixtureStream, StreamedMixture, counts_of_all, turns
 from multilora.recipe.file import load_recipe
+from multilora.training.prepare import open_tasks, streamed_mixture
 from tiny_run import make_recipe
 
 LIMITS = ModelLimits(embeddings=10**9, positions=None)
@@ -57,8 +57,7 @@ def streamed(
         options.append("tasks.b=null")
     recipe = load_recipe(recipe_path, options)
     encoder: Any = Numbers()
-    rates = [task.rate for task in recipe.tasks.values()]
-    return StreamedMixture(recipe, open_tasks(recipe), encoder, rates, shard)
+    return streamed_mixture(recipe, open_tasks(recipe), encoder, shard)
 
 
 def numbers(mixture: StreamedMixture, count: int) -> list[int]:

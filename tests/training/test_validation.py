@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from multilora import InputError
 from multilora.data.encoding import PromptCompletionEncoder, encode_task
-from multilora.data.prepare import open_tasks
 from multilora.evaluation.harness import evaluate_tasks
 from multilora.recipe.file import load_recipe
 from multilora.terminal import Silent
 from multilora.training.metrics import read_metrics
+from multilora.training.prepare import open_tasks
 from multilora.training.run import RunResult, train
 from tiny_run import make_recipe
 

@@ -13,7 +13,7 @@ from multilora.comparison.cell_results import is_done
 from multilora.comparison.grid import Grid, single_steps
 from multilora.comparison.runner import ComparisonProgress, Failure, choose_rates, open_folder, run_cells
 from multilora.comparison.table import summary
-from multilora.data.prepare import encode_mixture, open_tasks, steps_of
+from multilora.data.encoder import PromptCompletionEncoder
 from multilora.errors import InputError
 from multilora.evaluation.definitions import require_harness
 from multilora.recipe import Recipe
@@ -22,6 +22,7 @@ from multilora.recipe.file import load_recipe
 from multilora.recipe.method_names import named_method
 from multilora.storage.folders import write_text
 from multilora.terminal import Silent, quiet_libraries
+from multilora.training.prepare import encode_mixture, open_tasks, steps_of
 
 ANALYSIS = "analysis"
 
@@ -159,7 +160,8 @@ def _section(recipe: Recipe, options: CompareOptions) -> ComparisonSection:
 
 def _single_steps(recipe: Recipe, tasks: Sequence[Any]) -> dict[str, int]:
     with quiet_libraries():
-        mixture = encode_mixture(recipe, tasks, ModelSource.find(recipe.model).tokenizer())
+        encoder = PromptCompletionEncoder(ModelSource.find(recipe.model).tokenizer())
+        mixture = encode_mixture(recipe, tasks, encoder)
     means = [float(task.lengths.mean()) for task in mixture.tasks]
     steps = single_steps(steps_of(recipe, mixture), mixture.rates, means, recipe.training.packing)
     return dict(zip(recipe.tasks, steps, strict=True))

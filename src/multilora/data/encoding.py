@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -18,8 +18,26 @@ from multilora.errors import InputError
 from multilora.tasks.example import BadRow, Conversation, Example, Split, Task
 from multilora.tasks.rows import UnusableRowError
 
+OnBadRow = Literal["fail", "skip"]
+OnLongExample = Literal["drop", "truncate", "fail"]
+
 _BATCH = 1000
 _NAMED = 5
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """What is done with the rows of several tasks that cannot be used as they are (`encoded_rows`).
+
+    Attributes:
+        max_length: tokens of the longest row.
+        on_long_example: what to do with a row that is too long.
+        on_bad_row: by task name, stop at a bad row, or skip and count it; a task that is not named stops.
+    """
+
+    max_length: int
+    on_long_example: OnLongExample = "drop"
+    on_bad_row: Mapping[str, OnBadRow] = field(default_factory=dict[str, OnBadRow])
 
 
 @dataclass
@@ -101,8 +119,8 @@ def encode_task(
     task: Task,
     encoder: PromptCompletionEncoder,
     max_length: int,
-    on_bad_row: Literal["fail", "skip"] = "fail",
-    on_long_example: Literal["drop", "truncate", "fail"] = "drop",
+    on_bad_row: OnBadRow = "fail",
+    on_long_example: OnLongExample = "drop",
     split: Split = "train",
     limit: int | None = None,
 ) -> EncodedTask:
@@ -129,13 +147,35 @@ def encode_task(
     )
 
 
+def encode_tasks(
+    tasks: Sequence[Task],
+    encoder: PromptCompletionEncoder,
+    rules: RowRules,
+    split: Split = "train",
+    limit: int | None = None,
+) -> list[EncodedTask]:
+    """Read and encode the rows of several tasks, task after task; arguments and errors as `encode_task`."""
+    return [
+        encode_task(
+            task,
+            encoder,
+            rules.max_length,
+            rules.on_bad_row.get(task.name, "fail"),
+            rules.on_long_example,
+            split,
+            limit,
+        )
+        for task in tasks
+    ]
+
+
 def encoded_rows(
     task: Task,
     encoder: PromptCompletionEncoder,
     max_length: int,
     counts: TaskCounts,
-    on_bad_row: Literal["fail", "skip"] = "fail",
-    on_long_example: Literal["drop", "truncate", "fail"] = "drop",
+    on_bad_row: OnBadRow = "fail",
+    on_long_example: OnLongExample = "drop",
     split: Split = "train",
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -212,7 +252,7 @@ def _good_rows(
     task: Task,
     encoder: PromptCompletionEncoder,
     split: Split,
-    on_bad_row: Literal["fail", "skip"],
+    on_bad_row: OnBadRow,
     counts: TaskCounts,
     shard: tuple[int, int],
 ) -> Iterator[Example]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from multilora.data.leakage import EvaluationRows, LeakReport, RowName, find_leaks
 from multilora.errors import InputError
-from multilora.recipe import Recipe
 from multilora.tasks.example import BadRow, Example, Task, TaskWrapper
+
+OnLeak = Literal["fail", "drop"]
 
 _NAMED = 3
 
@@ -82,15 +84,15 @@ class Guarded:
     notes: list[str]
 
 
-def guard_training(recipe: Recipe, tasks: Sequence[Task]) -> Guarded:
-    """Keep evaluation rows out of training, as `mixture.on_leak` says.
+def guard_training(tasks: Sequence[Task], on_leak: OnLeak = "fail") -> Guarded:
+    """Keep evaluation rows out of training.
 
     With fail, every training row is read once, and not a single one may leak. With drop, rows are left out as they are
     read, so that streams stay streams.
 
     Args:
-        recipe: the recipe.
-        tasks: its tasks.
+        tasks: the tasks.
+        on_leak: what to do with a training row that equals an evaluation row of any of the tasks.
 
     Raises:
         InputError: with fail, rows leak: one message with their number, the first ones and what to do.
@@ -98,7 +100,7 @@ def guard_training(recipe: Recipe, tasks: Sequence[Task]) -> Guarded:
     evaluation = EvaluationRows.of(tasks)
     notes = [f"not checked for leaks: {line}" for line in evaluation.unread]
     left_out = {task.name: LeftOut() for task in tasks}
-    if recipe.mixture.on_leak == "drop":
+    if on_leak == "drop":
         return Guarded([WithoutLeaks(task, evaluation, left_out[task.name].add) for task in tasks], left_out, notes)
     report = find_leaks(tasks, evaluation) if evaluation.by_key else None
     if report and report.leaks:

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multilora.data.encoder import PromptCompletionEncoder, Segment
-from multilora.data.encoding import TaskCounts, encoded_rows, why_nothing_left
+from multilora.data.encoding import RowRules, TaskCounts, encoded_rows, why_nothing_left
 from multilora.data.limits import ModelLimits
 from multilora.data.mixture import mixture_quotas, permutation
 from multilora.data.packing import packed_rows
 from multilora.errors import InputError
-from multilora.recipe import Recipe
 from multilora.tasks.example import Task
 
 # An encoded row as the collators take it: `input_ids`, `loss_mask`, `task` (its number).
@@ -37,19 +36,23 @@ class StreamedMixture:
     """Tasks to be read while training goes, each process its own rows.
 
     Attributes:
-        recipe: the recipe.
-        tasks: the tasks in the recipe's order.
+        tasks: the tasks, in the order of their numbers.
         encoder: made of the model's tokenizer.
+        rules: for rows that cannot be used as they are.
         rates: sampling rate of each task, per example.
+        buffer: rows of a task are shuffled within blocks of this many, which are held in memory.
+        seed: of the order.
         shard: (index, count) of the process: of each task's rows it takes those numbered index, index + count, …
     """
 
     SAME: ClassVar[str] = "files"  # the part of `record` that a resumed run must find again
 
-    recipe: Recipe
     tasks: Sequence[Task]
     encoder: PromptCompletionEncoder
+    rules: RowRules
     rates: Sequence[float]
+    buffer: int
+    seed: int
     shard: tuple[int, int] = (0, 1)
 
     def record(self) -> dict[str, dict[str, Any]]:
@@ -67,7 +70,7 @@ class StreamedMixture:
 
     def stream(self, limits: ModelLimits) -> MixtureStream:
         """The rows from the beginning."""
-        training, buffer = self.recipe.training, self.recipe.mixture.buffer
+        rules = self.rules
         tasks = [
             TaskStream(
                 task.name,
@@ -76,20 +79,20 @@ class StreamedMixture:
                     encoded_rows,
                     task,
                     self.encoder,
-                    training.max_length,
-                    on_bad_row=self.recipe.tasks[task.name].on_bad_row,
-                    on_long_example=training.on_long_example,
+                    rules.max_length,
+                    on_bad_row=rules.on_bad_row.get(task.name, "fail"),
+                    on_long_example=rules.on_long_example,
                     shard=self.shard,
                 ),
                 limits,
-                partial(why_nothing_left, max_length=training.max_length),
-                buffer,
-                training.seed,
+                partial(why_nothing_left, max_length=rules.max_length),
+                self.buffer,
+                self.seed,
                 self.shard,
             )
             for number, task in enumerate(self.tasks)
         ]
-        return MixtureStream(tasks, self.rates, training.seed, self.shard)
+        return MixtureStream(tasks, self.rates, self.seed, self.shard)
 
 
 @dataclass

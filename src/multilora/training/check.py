@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from multilora.data.leakage import LeakReport, Pair, find_leaks
-from multilora.data.prepare import open_tasks
 from multilora.recipe.file import load_recipe
+from multilora.training.prepare import open_tasks
 
 
 def check_recipe(path: Path, overrides: Sequence[str] = ()) -> LeakReport:

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
+from multilora.data.encoded_mixture import EncodedMixture
 from multilora.data.encoding import TaskCounts
 from multilora.data.limits import ModelLimits
-from multilora.data.prepare import EncodedMixture
 from multilora.data.streaming import StreamedMixture, counts_of_all
 from multilora.recipe import Recipe
 from multilora.training.batches import (

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from multilora.base.loading import ModelSource
+from multilora.data.encoded_mixture import EncodedMixture
 from multilora.data.encoder import PromptCompletionEncoder
-from multilora.data.encoding import EncodedTask, encode_task
+from multilora.data.encoding import EncodedTask, encode_tasks
 from multilora.data.guard import Guarded, guard_training
 from multilora.data.mixture import mixture_stream
 from multilora.data.packing import packed_rows
-from multilora.data.prepare import EncodedMixture, encode_mixture, open_tasks, steps_of
 from multilora.data.round_trip import RoundTrip, decoded, round_trip, spread
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
 from multilora.tasks.example import Task
 from multilora.terminal import quiet_libraries
+from multilora.training.prepare import encode_mixture, open_tasks, row_rules, steps_of
 
 _ROWS_TO_PACK = 2000
 _ROWS_OF_STREAM = 10_000
@@ -126,8 +127,10 @@ def preview_recipe(path: Path, overrides: Sequence[str] = (), samples: int = 3) 
     source = ModelSource.find(recipe.model)
     with quiet_libraries():
         tokenizer = source.tokenizer()
+        encoder = PromptCompletionEncoder(tokenizer)
         prepare = _first_rows if recipe.mixture.streaming else encode_mixture
-        return _preview(recipe, guarded, tokenizer, prepare(recipe, guarded.tasks, tokenizer), samples)
+        mixture = prepare(recipe, guarded.tasks, encoder)
+        return _preview(recipe, guarded, tokenizer, encoder, mixture, samples)
 
 
 def _guarded(recipe: Recipe, tasks: list[Task]) -> Guarded:
@@ -135,26 +138,22 @@ def _guarded(recipe: Recipe, tasks: list[Task]) -> Guarded:
         return Guarded(
             tasks, {}, ["not compared with evaluation rows, as it streams: `multilora data check` does that"]
         )
-    return guard_training(recipe, tasks)
+    return guard_training(tasks, recipe.mixture.on_leak)
 
 
-def _first_rows(recipe: Recipe, tasks: Sequence[Task], tokenizer: Any) -> EncodedMixture:
-    encoder, training = PromptCompletionEncoder(tokenizer), recipe.training
-    rows = [
-        encode_task(
-            task,
-            encoder,
-            training.max_length,
-            recipe.tasks[task.name].on_bad_row,
-            training.on_long_example,
-            limit=_ROWS_OF_STREAM,
-        )
-        for task in tasks
-    ]
+def _first_rows(recipe: Recipe, tasks: Sequence[Task], encoder: PromptCompletionEncoder) -> EncodedMixture:
+    rows = encode_tasks(tasks, encoder, row_rules(recipe), limit=_ROWS_OF_STREAM)
     return EncodedMixture(rows, [recipe.tasks[task.name].rate for task in tasks])
 
 
-def _preview(recipe: Recipe, guarded: Guarded, tokenizer: Any, mixture: EncodedMixture, samples: int) -> Preview:
+def _preview(
+    recipe: Recipe,
+    guarded: Guarded,
+    tokenizer: Any,
+    encoder: PromptCompletionEncoder,
+    mixture: EncodedMixture,
+    samples: int,
+) -> Preview:
     training, steps = recipe.training, steps_of(recipe, mixture)
     rows = steps * training.batch_size * training.gradient_accumulation
     examples_per_row, useful = _rows_of(recipe, mixture, rows)
@@ -162,7 +161,6 @@ def _preview(recipe: Recipe, guarded: Guarded, tokenizer: Any, mixture: EncodedM
     total = sum(mixture.rates)
     shares = [rate / total for rate in mixture.rates]
     tokens = [share * float(task.lengths.mean()) for share, task in zip(shares, mixture.tasks, strict=True)]
-    encoder = PromptCompletionEncoder(tokenizer)
     left_out = {name: len(rows) for name, rows in guarded.left_out.items()}  # before rows are read again
     previews: dict[str, TaskPreview] = {}
     for task, encoded, rate, share, part in zip(

@@ -12,9 +12,10 @@ from typing import Any
 from transformers import set_seed
 
 from multilora.base.loading import ModelSource, weights_dtype
-from multilora.data.guard import Guarded, guard_training
+from multilora.data.encoded_mixture import EncodedMixture
+from multilora.data.encoder import PromptCompletionEncoder
+from multilora.data.guard import Guarded
 from multilora.data.limits import ModelLimits
-from multilora.data.prepare import EncodedMixture, open_tasks, prepare_mixture, steps_of
 from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, Recipe
@@ -25,6 +26,7 @@ from multilora.training.checkpoints import checkpoint_step
 from multilora.training.loading import Loading, loading_of
 from multilora.training.metrics import LogAtCheckpoints, MetricsCallback, cut_metrics, read_metrics
 from multilora.training.model import ParameterCounts, apply_method, check_packing, check_trainable
+from multilora.training.prepare import open_tasks, prepare_data, row_rules
 from multilora.training.processes import Processes
 from multilora.training.results import RunResult, results_of
 from multilora.training.run_folder import RunFolder
@@ -100,18 +102,17 @@ def _prepare(recipe: Recipe, folder: RunFolder, processes: Processes, sharded: b
         source = ModelSource.find(recipe.model)
         source.check_config()
         tokenizer = source.tokenizer()
-        streaming = recipe.mixture.streaming
-        progress.note(f"{'streaming' if streaming else 'reading'} {', '.join(recipe.tasks)}")
-        guarded = guard_training(recipe, tasks)
-        mixture = prepare_mixture(recipe, guarded.tasks, tokenizer, (processes.index, processes.count))
-        if isinstance(mixture, EncodedMixture):
-            for task in mixture.tasks:
-                task.counts.leaked = len(guarded.left_out[task.name])
-        for note in _notes(guarded, mixture):
-            progress.note(note)
+        encoder = PromptCompletionEncoder(tokenizer)
+        data = prepare_data(recipe, tasks, encoder, (processes.index, processes.count), progress.note)
+        guarded, mixture, steps = data.guarded, data.mixture, data.steps
         folder.check_data(mixture)
-        steps = steps_of(recipe, mixture, processes.count)
-        validation = Validation(recipe, tasks, tokenizer, progress.note) if recipe.validation else None
+        validation = (
+            Validation(
+                recipe.validation, tasks, tokenizer, encoder, row_rules(recipe), training.batch_size, progress.note
+            )
+            if recipe.validation
+            else None
+        )
 
         set_seed(training.seed)
         has_weights = processes.main or not sharded
@@ -137,14 +138,6 @@ def _prepare(recipe: Recipe, folder: RunFolder, processes: Processes, sharded: b
     return _Run(
         recipe, folder, processes, tokenizer, guarded, mixture, validation, model, steps, loading, trainer, use_cache
     )
-
-
-def _notes(guarded: Guarded, mixture: EncodedMixture | StreamedMixture) -> list[str]:
-    """What became of the rows, as far as it is known before training."""
-    lines = list(guarded.notes)
-    for task in mixture.tasks if isinstance(mixture, EncodedMixture) else ():
-        lines += [*guarded.left_out[task.name].notes(task.name), *task.counts.notes(task.name)]
-    return lines
 
 
 def _train(run: _Run, progress: Progress, weights: Path) -> RunResult:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
-from multilora.data.prepare import EncodedMixture
+from multilora.data.encoded_mixture import EncodedMixture
 from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import Recipe

@@ -10,16 +10,18 @@ import random
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from multilora.data.encoding import EncodedTask, PromptCompletionEncoder, TaskCounts, encode_task
+from multilora.data.encoder import PromptCompletionEncoder
+from multilora.data.encoding import EncodedTask, RowRules, TaskCounts, encode_tasks
 from multilora.data.general_text import read_texts
 from multilora.errors import InputError, nearest
-from multilora.recipe import Recipe
+from multilora.evaluation.harness import evaluate_tasks
+from multilora.recipe import ValidationSection
 from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Task, TaskWrapper
 from multilora.training.batches import Collator, as_dataset
 from multilora.training.task_losses import TaskLosses, by_task
@@ -45,35 +47,32 @@ class Validation:
     """What is validated, encoded once.
 
     Args:
-        recipe: with a validation section.
-        tasks: the recipe's tasks.
+        section: what to validate, and when.
+        tasks: the tasks; those without validation rows are left out.
         tokenizer: the model's.
+        encoder: made of the tokenizer.
+        rules: for rows that cannot be used as they are.
+        batch_size: rows of a forward pass.
         note: is told which tasks have no validation rows.
 
     Raises:
         InputError: there is nothing to validate on, best_by names nothing that is measured, or rows cannot be read.
     """
 
-    def __init__(self, recipe: Recipe, tasks: Sequence[Task], tokenizer: Any, note: Callable[[str], None]) -> None:
-        assert recipe.validation is not None
-        self.section, self._training = recipe.validation, recipe.training
-        self._tokenizer = tokenizer
-        encoder = PromptCompletionEncoder(tokenizer)
+    def __init__(
+        self,
+        section: ValidationSection,
+        tasks: Sequence[Task],
+        tokenizer: Any,
+        encoder: PromptCompletionEncoder,
+        rules: RowRules,
+        batch_size: int,
+        note: Callable[[str], None],
+    ) -> None:
+        self.section, self._tokenizer, self._rules, self._batch_size = section, tokenizer, rules, batch_size
         self._tasks = [task for task in tasks if _has_validation(task, note)]
-        self._on_bad_row: dict[str, Literal["fail", "skip"]] = {
-            task.name: recipe.tasks[task.name].on_bad_row for task in self._tasks
-        }
-        self._encoded = [
-            encode_task(
-                _Spread(task, self.section.limit),
-                encoder,
-                self._training.max_length,
-                self._on_bad_row[task.name],
-                self._training.on_long_example,
-                split="validation",
-            )
-            for task in self._tasks
-        ]
+        spread = [_Spread(task, section.limit) for task in self._tasks]
+        self._encoded = encode_tasks(spread, encoder, rules, split="validation")
         self._general = self._general_text(encoder) if self.section.general_text else None
         if not self._encoded and self._general is None:
             raise InputError(
@@ -110,7 +109,7 @@ class Validation:
         accelerator = trainer.accelerator
         model = accelerator.unwrap_model(trainer.model)
         losses = TaskLosses([task.name for task in tasks])
-        batches = list(_batches(tasks, self._training.batch_size))
+        batches = list(_batches(tasks, self._batch_size))
         dataset, collate = as_dataset(tasks), Collator(pad_id=0)
         index, count = accelerator.process_index, accelerator.num_processes
         # A divided model takes all processes in every forward pass: who has no batch left repeats the last, uncounted.
@@ -127,8 +126,6 @@ class Validation:
         return by_task(losses.taken())
 
     def _scores(self, trainer: Any, losses: dict[str, dict[str, float]]) -> dict[str, Any]:
-        from multilora.evaluation.harness import evaluate_tasks
-
         scored = [task for task in self._tasks if task.scoring.metrics]
         main: list[float] = []
         evaluation = evaluate_tasks(
@@ -137,8 +134,8 @@ class Validation:
             scored,
             split="validation",
             limit=self.section.limit,
-            on_bad_row=self._on_bad_row,
-            batch_size=self._training.batch_size,
+            on_bad_row=self._rules.on_bad_row,
+            batch_size=self._batch_size,
             on_long_prompt="drop",
             max_new_tokens=self._longest_answer() + _MORE_TOKENS,
         )
@@ -163,7 +160,7 @@ class Validation:
 
     def _general_text(self, encoder: PromptCompletionEncoder) -> GeneralText:
         texts = _spread(read_texts(self.section.general_text, "validation.general_text"), self.section.limit)
-        length, windows = self._training.max_length, list[list[int]]()
+        length, windows = self._rules.max_length, list[list[int]]()
         for ids in encoder.prompts(texts):
             windows += [ids[start : start + length] for start in range(0, len(ids), length)]
         windows = [ids for ids in windows if len(ids) > 1]
