@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -11,43 +11,34 @@ from multilora_cli.tables import new_console, new_table, shown
 
 if TYPE_CHECKING:
     from multilora.report.analyze import AnalyzeReport
+    from multilora.spectral.findings import Measure
 
 _NAMED_FAULTS = 10
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+# How a measure's format is written.
+_WRITE: Mapping[str, Callable[[float], str]] = {
+    "share": lambda value: f"{100 * value:.1f}",
+    "significant": lambda value: f"{value:.3g}",
+    "fixed": lambda value: f"{value:.2f}",
+}
 
 
-def _short(value: float) -> str:
-    return f"{value:.3g}"
+def _measures() -> Sequence[Measure]:
+    """The rows of a run's table; what no matrix has is left out."""
+    from multilora.spectral import measures as of
+
+    similarities = (of.similarity(side, k) for k in (1, 8) for side in of.SIDES)
+    modules = of.MODULE_SIMILARITY.values()
+    return *of.OVERVIEW, *similarities, *modules, of.amplification(4), of.merge_error("bfloat16"), of.INTRUDERS
 
 
-def _plain(value: float) -> str:
-    return f"{value:.2f}"
+def _compared() -> Sequence[Measure]:
+    """The columns of the table of all runs."""
+    from multilora.spectral import measures as of
 
-
-Write = Callable[[float], str]
-
-# Heading, measure, how it is written. What no matrix has is left out.
-_MEASURES: tuple[tuple[str, str, Write], ...] = (
-    ("‖ΔW‖", "frobenius_norm", _short),
-    ("‖ΔW‖ / ‖W‖", "relative_norm", _short),
-    ("rank", "rank", _short),
-    ("energy of top 1, %", "energy_share_1", _percent),
-    ("energy of top 8, %", "energy_share_8", _percent),
-    ("energy of top 32, %", "energy_share_32", _percent),
-    ("stable rank", "stable_rank", _plain),
-    ("effective rank", "effective_rank", _plain),
-    ("Gini", "gini", _plain),
-    *((f"φ({k},{k}) {side}", f"similarity_{side}_{k}", _plain) for k in (1, 8) for side in ("left", "right")),
-    ("modules' φ left", "module_similarity_left", _plain),
-    ("modules' φ right", "module_similarity_right", _plain),
-    ("amplification, top 4", "amplification_4", _short),
-    ("error of bf16 merge, %", "merge_error_bfloat16", _percent),
-    ("intruders in top 10", "intruders", _plain),
-)
-_OVERVIEW = ("effective_rank", "stable_rank", "energy_share_8", "gini", "similarity_left_8", "similarity_right_8")
+    similarities = (of.similarity(side, 8) for side in of.SIDES)
+    return of.ENERGY_SHARES[8], of.STABLE_RANK, of.EFFECTIVE_RANK, of.GINI, *similarities
 
 
 def show_analysis(report: AnalyzeReport) -> None:
@@ -78,22 +69,21 @@ def _table(name: str, run: Mapping[str, Any]) -> Table:
     groups = {**run["by_projection"], "all": run["total"]}
     title = f"[bold]{shown(name)}[/]{method}: means over {count}{reference}"
     table = new_table("", *groups, title=title)
-    for heading, measure, write in _MEASURES:
-        if measure in run["total"]:
-            table.add_row(heading, *(_mean(found, measure, write) for found in groups.values()))
+    for measure in _measures():
+        if measure.key in run["total"]:
+            table.add_row(measure.heading, *(_mean(found, measure) for found in groups.values()))
     return table
 
 
 def _overview(runs: Mapping[str, Any]) -> Table:
     """All runs, means over all matrices."""
-    columns = [column for column in _MEASURES if column[1] in _OVERVIEW]
-    columns = [column for column in columns if any(column[1] in run["total"] for run in runs.values())]
-    headings = [heading for heading, _, _ in columns]
+    columns = [measure for measure in _compared() if any(measure.key in run["total"] for run in runs.values())]
+    headings = [measure.heading for measure in columns]
     table = new_table("run", *headings, title="all runs: means over all matrices")
     for name, run in runs.items():
-        table.add_row(shown(name), *(_mean(run["total"], measure, write) for _, measure, write in columns))
+        table.add_row(shown(name), *(_mean(run["total"], measure) for measure in columns))
     return table
 
 
-def _mean(found: Mapping[str, Any], measure: str, write: Write) -> str:
-    return write(found[measure]["mean"]) if measure in found else ""
+def _mean(found: Mapping[str, Any], measure: Measure) -> str:
+    return _WRITE[measure.format](found[measure.key]["mean"]) if measure.key in found else ""

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from multilora.spectral.measures import curve_indices, decade_histogram, spectrum_measures
+from multilora.spectral.findings import Findings
+from multilora.spectral.measures import measures_of
+from multilora.spectral.spectrum import curve_indices, decade_histogram
 from multilora.spectral.subspace import grid_ranks
 
 SHAPES = {
@@ -62,7 +64,7 @@ def _matrix(rng: np.random.Generator, method: str, block: int, layer: str) -> di
     S = torch.from_numpy(np.sort(10 ** rng.normal(-2, 0.4, rank))[::-1].copy())
     first, counts = decade_histogram(S)
     index = curve_indices(rank)
-    measures = spectrum_measures(S, shape)
+    measures = measures_of(Findings(S, shape))
     ranks = grid_ranks(min(64, rank))
     grids = {side: rng.random((len(ranks), len(ranks))).round(7).tolist() for side in ("left", "right")}
     if method != "full":

@@ -14,14 +14,23 @@ from torch import Tensor
 
 from effort import examples
 from multilora.adapter.svd import factors_svd
+from multilora.spectral.findings import Findings
 from multilora.spectral.measures import (
+    OF_MODULES,
+    OF_SPECTRUM,
+    OVERVIEW,
+    SIDES,
+    measures_of,
+    similarity,
+    similarity_ranks,
+)
+from multilora.spectral.spectrum import (
     curve_indices,
     decade_histogram,
     effective_rank,
     energy_share,
     gini,
     numerical_rank,
-    spectrum_measures,
     stable_rank,
 )
 from multilora.tuner.factors import Factors
@@ -59,7 +68,7 @@ def test_measures_are_those_of_the_dense_spectrum(pair: tuple[Tensor, Tensor]) -
     A, B = pair
     dense = (B @ A).numpy()
     shape = (dense.shape[0], dense.shape[1])
-    ours = spectrum_measures(factors_svd(Factors(A, B))[1], shape)
+    ours = measures_of(Findings(factors_svd(Factors(A, B))[1], shape))
     sigma = np.linalg.svd(dense, compute_uv=False)
     k, largest = len(sigma), sigma[0]
     assert all(math.isfinite(value) for value in ours.values())
@@ -106,7 +115,7 @@ def test_a_flat_spectrum_and_a_single_direction_are_the_ends() -> None:
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_no_measure_but_the_norms_depends_on_the_scale(scale: float) -> None:
     S = f64(5.0, 3.0, 1.0)
-    one, other = spectrum_measures(S, (3, 8)), spectrum_measures(S * scale, (3, 8))
+    one, other = measures_of(Findings(S, (3, 8))), measures_of(Findings(S * scale, (3, 8)))
     for name in ("frobenius_norm", "spectral_norm"):
         assert other.pop(name) == pytest.approx(one.pop(name) * scale)
     assert other == pytest.approx(one)
@@ -116,7 +125,7 @@ def test_rank_is_judged_by_the_dtype_that_it_was_computed_in() -> None:
     noisy = torch.tensor([1.0, 1e-9])
     assert numerical_rank(noisy, (64, 64)) == 1
     assert numerical_rank(noisy.double(), (64, 64)) == 2
-    assert spectrum_measures(noisy, (64, 64))["rank"] == 1
+    assert measures_of(Findings(noisy, (64, 64)))["rank"] == 1
     assert numerical_rank(torch.zeros(0), (4, 4)) == 0
 
 
@@ -140,3 +149,20 @@ def test_histogram_bins_are_tenths_of_decades() -> None:
     assert first == -4  # 0.5 lies in [10^-0.4, 10^-0.3)
     assert {first + n: count for n, count in enumerate(counts) if count} == {-4: 1, 0: 1, 20: 1, 21: 1}
     assert decade_histogram(f64()) == (0, [])
+
+
+def test_measures_are_told_apart_by_key_and_heading_and_have_a_formula() -> None:
+    table = {*OF_SPECTRUM, *OF_MODULES, *OVERVIEW}
+    assert len({measure.key for measure in table}) == len({measure.heading for measure in table}) == len(table)
+    assert all(measure.formula for measure in table)
+    assert {measure.unit for measure in table if measure.format == "share"} == {"%"}
+
+
+def test_the_similarity_at_equal_ranks_is_on_the_grids_diagonal_and_0_without_directions() -> None:
+    grid = {"ranks": [1, 2, 3], "reference_ranks": [1, 2, 4], "left": [[0.1, 0, 0], [0, 0.2, 0], [0, 0, 0.3]]}
+    found = measures_of(Findings(f64(2.0, 1.0), (9, 9), 8, {**grid, "right": grid["left"]}))
+    for side in SIDES:
+        assert similarity_ranks({"measures": found}, side) == [1, 2]
+        assert [found[similarity(side, k).key] for k in (1, 2)] == [0.1, 0.2]
+    none = measures_of(Findings(f64(0.0), (9, 9), 4, {**grid, "ranks": [], "left": [], "right": []}))
+    assert [none[f"similarity_left_{k}"] for k in (1, 2, 4)] == [0, 0, 0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from multilora.spectral.modules import mean_off_diagonal, module_factors, module_measures, scaling_distribution
+from multilora.spectral.measures import mean_off_diagonal
+from multilora.spectral.modules import module_factors, module_measures, scaling_distribution
 from multilora.tuner.factors import Factors
 
 F64 = torch.float64

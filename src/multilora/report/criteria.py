@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multilora.report.pairing import Beside, Facts, Values
-from multilora.spectral.measures import SHARES
+from multilora.spectral.measures import (
+    MODULE_LARGEST_ENERGY,
+    MODULE_SIMILARITY,
+    PROJECTED,
+    SHARES,
+    SIDES,
+    Side,
+    amplification,
+    projection,
+    similarity,
+    similarity_ranks,
+)
 
 NEAR_BINS = 5  # tenths of decades
 
@@ -38,13 +49,15 @@ def near_fullest(histogram: Facts) -> float:
     return max(around, default=0) / max(1, sum(counts) + histogram["zeros"])
 
 
-def shared_similarity(one: Facts, other: Facts, side: str) -> Values | None:
+def shared_similarity(one: Facts, other: Facts, side: Side) -> Values | None:
     """The similarity to the reference of two records, averaged over the ranks at which both have it."""
-    first, second = one["measures"], other["measures"]
-    shared = [name for name in first if name.startswith(f"similarity_{side}_") and name in second]
+    shared = [
+        similarity(side, k).key for k in similarity_ranks(one, side) if similarity(side, k).value(other) is not None
+    ]
     if not shared:
         return None
-    return sum(first[name] for name in shared) / len(shared), sum(second[name] for name in shared) / len(shared)
+    first, second = (sum(record["measures"][key] for key in shared) / len(shared) for record in (one, other))
+    return first, second
 
 
 def module_similarities(record: Facts) -> Values | None:
@@ -52,18 +65,24 @@ def module_similarities(record: Facts) -> Values | None:
 
     None: fewer than two modules have a subspace, or each spans the whole space.
     """
-    modules, of = record["modules"], record["measures"]
-    if modules is None or "module_similarity_left" not in of or sum(energy > 0 for energy in modules["energy"]) < 2:
+    modules = record["modules"]
+    found_left, found_right = (MODULE_SIMILARITY[side].value(record) for side in SIDES)
+    if (
+        modules is None
+        or found_left is None
+        or found_right is None
+        or sum(share > 0 for share in modules["energy"]) < 2
+    ):
         return None
     left, right = modules["random_left"], modules["random_right"]
     if max(left, right) >= 1:
         return None
-    return of["module_similarity_left"], left, of["module_similarity_right"], right
+    return found_left, left, found_right, right
 
 
 def largest_module(record: Facts) -> Values | None:
     """The largest module's share of the modules' energy, and an even share; None: no modules, or no energy."""
-    share = record["measures"].get("module_largest_energy")
+    share = MODULE_LARGEST_ENERGY.value(record)
     return (share, 1 / len(record["modules"]["energy"])) if share else None
 
 
@@ -78,13 +97,14 @@ def top_projections(record: Facts) -> Values | None:
 
     None: ΔW or W is zero, or they were not compared.
     """
-    rank, of = top_rank(record), record["measures"]
-    if rank is None or not (random := of[f"projection_random_{rank}"]):
+    if (rank := top_rank(record)) is None:
         return None
-    return of[f"projection_delta_{rank}"] / random, of[f"projection_base_{rank}"] / random
+    delta, base, random = (projection(kind, rank).value(record) for kind in PROJECTED)
+    return (delta / random, base / random) if random and delta is not None and base is not None else None
 
 
 def top_amplification(record: Facts) -> Values | None:
     """Of ΔW's top directions; None: ΔW is zero, W has nothing there, or they were not compared."""
-    value = record["measures"].get(f"amplification_{top_rank(record)}")
+    rank = top_rank(record)
+    value = None if rank is None else amplification(rank).value(record)
     return None if value is None else (value,)

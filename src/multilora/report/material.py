@@ -9,6 +9,7 @@ from typing import Any
 from multilora.report.inputs import ReportInputs
 from multilora.report.lineup import Lineup
 from multilora.report.numbers import mean
+from multilora.spectral.findings import Measure
 
 # The order of the data flow in a block, as far as names are known; others follow in theirs.
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -56,16 +57,21 @@ class Material:
         """The series that were analysed."""
         return sorted({m.series for name, m in self.lineup.members.items() if name in self._by_run})
 
-    def values(self, series: int, measure: str, block: str | None = None, projection: str | None = None) -> list[float]:
+    def values(
+        self, series: int, measure: Measure, block: str | None = None, projection: str | None = None
+    ) -> list[float]:
         """A measure of the series' matrices, of all its averaged runs, as far as they have it."""
         return [
-            matrix["measures"][measure]
+            value
             for run in self.lineup.averaged(series)
             for place, matrix in self.of_run(run).items()
-            if block in (None, place[0]) and projection in (None, place[1]) and measure in matrix["measures"]
+            if block in (None, place[0]) and projection in (None, place[1])
+            if (value := measure.value(matrix)) is not None
         ]
 
-    def mean(self, series: int, measure: str, block: str | None = None, projection: str | None = None) -> float | None:
+    def mean(
+        self, series: int, measure: Measure, block: str | None = None, projection: str | None = None
+    ) -> float | None:
         """The mean of `values`; None where there is none."""
         return mean(self.values(series, measure, block, projection))
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, cast
 
+from multilora.spectral.findings import Measure
+
 NONE = "–"
 _PLOT_DIGITS = 4
 
@@ -26,6 +28,16 @@ def short(value: float | None, digits: int = 3) -> str:
 def percent(value: float | None, decimals: int = 1) -> str:
     """A share as a percentage, without the sign."""
     return NONE if value is None else f"{100 * value:.{decimals}f}"
+
+
+def written(measure: Measure, value: float | None) -> str:
+    """A measure's value in its format, without the unit."""
+    return percent(value) if measure.format == "share" else short(value)
+
+
+def with_unit(measure: Measure, value: float | None) -> str:
+    """A measure's value in its format, with the unit."""
+    return f"{written(measure, value)} {measure.unit}".strip()
 
 
 def points(value: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from multilora.bench.record import AtLength
 from multilora.report.numbers import listed
 from multilora.runs.find import MIXED
+from multilora.spectral.findings import Measure
 
 Facts = Mapping[str, Any]
 Role = Literal["multilora", "lora", "full"]
@@ -278,11 +279,11 @@ def _by_seed(runs: Sequence[Run]) -> dict[tuple[str | None, int | None, int], Ru
     return found
 
 
-def measures(*names: str) -> Callable[..., Values | None]:
+def measured(*measures: Measure) -> Callable[..., Values | None]:
     """Picks measures of each record, one after the other; None where a record lacks one."""
 
     def pick(*records: Facts) -> Values | None:
-        found = [record["measures"].get(name) for record in records for name in names]
-        return None if None in found else tuple(found)
+        found = [measure.value(record) for record in records for measure in measures]
+        return tuple(value for value in found if value is not None) if None not in found else None
 
     return pick

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from multilora.report.criteria import (
     is_bell,
@@ -15,9 +14,11 @@ from multilora.report.criteria import (
     top_amplification,
     top_projections,
 )
-from multilora.report.numbers import counted, percent, short
-from multilora.report.pairing import Facts, Role, Spectra, Values, measures
+from multilora.report.numbers import counted, percent, short, with_unit
+from multilora.report.pairing import Facts, Role, Spectra, Values, measured
 from multilora.report.verdicts import MINUS, Claim, Outcome, Tally, against, tally
+from multilora.spectral.findings import Measure
+from multilora.spectral.measures import EFFECTIVE_RANK, ENERGY_SHARES, GINI, SIDES, ZEROS, Side, merge_error, merge_lost
 
 MOST_ERROR = 0.1
 
@@ -55,14 +56,14 @@ def spectral_claims(spectra: Spectra) -> list[Claim]:
             "MultiLoRA's spectrum lies between LoRA's and full fine-tuning's, by effective rank, energy shares and "
             "Gini coefficient.",
             _PAPER,
-            *_compared(spectra, _ALL, lambda of: _between, _GINI),
+            *_compared(spectra, _ALL, lambda of: _between, GINI),
         ),
         Claim(
             "nearer",
             "MultiLoRA's spectrum is nearer to full fine-tuning's than LoRA's is, by effective rank, energy shares and "
             "Gini coefficient.",
             _PAPER,
-            *_compared(spectra, _ALL, lambda of: _nearer, _GINI),
+            *_compared(spectra, _ALL, lambda of: _nearer, GINI),
         ),
         *(
             Claim(
@@ -72,7 +73,7 @@ def spectral_claims(spectra: Spectra) -> list[Claim]:
                 _PAPER,
                 *_similarity(spectra, side),
             )
-            for side in ("left", "right")
+            for side in SIDES
         ),
         Claim(
             "modules-differ",
@@ -112,23 +113,8 @@ def spectral_claims(spectra: Spectra) -> list[Claim]:
     ]
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """A measure as claims compare it."""
-
-    name: str
-    words: str
-    share: bool = False
-
-    def against(self, means: Values) -> str:
-        return against([f"{percent(mean)} %" if self.share else short(mean) for mean in means])
-
-
-_EFFECTIVE_RANK, _GINI = _Measure("effective_rank", "effective rank"), _Measure("gini", "Gini coefficient")
-
-
-def _polarised(of: _Measure) -> Callable[[float, float], bool]:
-    return (lambda lora, full: lora > full) if of.share else (lambda lora, full: lora < full)
+def _polarised(of: Measure) -> Callable[[float, float], bool]:
+    return (lambda lora, full: lora > full) if of.polarised == "higher" else (lambda lora, full: lora < full)
 
 
 def _between(multilora: float, lora: float, full: float) -> bool:
@@ -140,21 +126,20 @@ def _nearer(multilora: float, lora: float, full: float) -> bool:
 
 
 def _compared(
-    spectra: Spectra, roles: Sequence[Role], agrees: Callable[[_Measure], Callable[..., bool]], *more: _Measure
+    spectra: Spectra, roles: Sequence[Role], agrees: Callable[[Measure], Callable[..., bool]], *more: Measure
 ) -> Outcome:
     """Whether effective rank, energy shares and `more` all agree."""
     found = spectra.beside(*roles)
     if isinstance(found, str):
         return "not measured", found
-    shares = [_Measure(f"energy_share_{k}", f"energy of the top {k}", share=True) for k in open_shares(found)]
     parts: list[str] = []
     held = True
-    for of in (_EFFECTIVE_RANK, *shares, *more):
-        one = tally(found.values(measures(of.name)), agrees(of))
+    for of in (EFFECTIVE_RANK, *(ENERGY_SHARES[k] for k in open_shares(found)), *more):
+        one = tally(found.values(measured(of)), agrees(of))
         if one is None:
-            return "not measured", f"the analysis has no {of.words}"
+            return "not measured", f"the analysis has no {of.name}"
         held &= one.verdict == "held"
-        parts.append(f"{of.words} {of.against(one.means)} ({one.agree()})")
+        parts.append(f"{of.name} {against([with_unit(of, mean) for mean in one.means])} ({one.agree()})")
     parts.append(counted(len(found.seeds), "seed"))
     return "held" if held else "not held", f"{against(found.labels)}: {'; '.join(parts)}"
 
@@ -164,7 +149,7 @@ def _zeros(spectra: Spectra) -> Outcome:
     if isinstance(found, str):
         return "not measured", found
     pairs = [
-        (int(record["measures"]["zeros"]), max(0, record["spectrum"]["size"] - run.method.total_rank))
+        (int(ZEROS.value(record) or 0), max(0, record["spectrum"]["size"] - run.method.total_rank))
         for (run,), matrices in zip(found.runs, found.seeds, strict=True)
         for (record,) in matrices
         if run.method.total_rank is not None and run.one_rank
@@ -217,7 +202,7 @@ def _bell(spectra: Spectra) -> Outcome:
     return _judged(spectra, ("full",), values, lambda bell, near: bell > 0.5, words, "there is no spectrum")
 
 
-def _similarity(spectra: Spectra, side: str) -> Outcome:
+def _similarity(spectra: Spectra, side: Side) -> Outcome:
     def values(multilora: Facts, lora: Facts) -> Values | None:
         return shared_similarity(multilora, lora, side)
 
@@ -284,5 +269,5 @@ def _merged(spectra: Spectra) -> Outcome:
             "the entries stay as they were"
         )
 
-    values = measures("merge_error_bfloat16", "merge_lost_bfloat16")
+    values = measured(merge_error("bfloat16"), merge_lost("bfloat16"))
     return _judged(spectra, ("multilora",), values, lambda error, lost: error < MOST_ERROR, words, _NO_MECHANISM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -16,8 +17,9 @@ from multilora.report.criteria import (
     top_projections,
 )
 from multilora.report.numbers import counted, listed, percent, short
-from multilora.report.pairing import NAMES, Facts, Method, Role, Roles, Spectra, Values, compared_roles, measures
+from multilora.report.pairing import NAMES, Facts, Method, Role, Roles, Spectra, Values, compared_roles, measured
 from multilora.report.verdicts import MINUS, Gap, gap, ratio, signed_points, tally
+from multilora.spectral.measures import EFFECTIVE_RANK, ENERGY_SHARES, SIDES, ZEROS, merge_error, merge_lost
 
 _REGIMES = {"mixed": "Trained on the mixture", "single": "Trained on each task alone"}
 _EVERY: Sequence[Role] = ("multilora", "lora", "full")
@@ -135,7 +137,7 @@ def _effective_rank(spectra: Spectra) -> str | None:
     found = spectra.beside("multilora", "lora")
     if isinstance(found, str):
         return None
-    one = tally(found.values(measures("effective_rank")), lambda multilora, lora: multilora < lora)
+    one = tally(found.values(measured(EFFECTIVE_RANK)), lambda multilora, lora: multilora < lora)
     times = ratio(*one.means) if one is not None else None
     if one is None or times is None:
         return None
@@ -164,12 +166,12 @@ def _energy(spectra: Spectra) -> str | None:
     if not (top := max(shared & {1, 8}, default=0)):
         return None
     which = "its largest singular value" if top == 1 else f"its {top} largest singular values"
-    shares = _of_each(spectra, lambda record: record["measures"][f"energy_share_{top}"])
+    shares = _of_each(spectra, lambda record: ENERGY_SHARES[top].value(record) or 0.0)
     return f"The share of ΔW's energy in {which} is {shares}, on average."
 
 
 def _zeros(spectra: Spectra) -> str | None:
-    shares = _of_each(spectra, lambda record: record["measures"]["zeros"] / max(1, record["spectrum"]["size"]))
+    shares = _of_each(spectra, lambda record: (ZEROS.value(record) or 0.0) / max(1, record["spectrum"]["size"]))
     return f"The share of ΔW's singular values that are zero is {shares}, on average." if shares else None
 
 
@@ -178,8 +180,7 @@ def _subspace(spectra: Spectra) -> str | None:
     if isinstance(found, str) or any(run.reference != "full" for runs in found.runs for run in runs):
         return None
     left, right = (
-        tally(found.values(lambda one, two, side=side: shared_similarity(one, two, side)), lambda one, two: one > two)
-        for side in ("left", "right")
+        tally(found.values(partial(shared_similarity, side=side)), lambda one, two: one > two) for side in SIDES
     )
     if left is None or right is None:
         return None
@@ -222,7 +223,7 @@ def _mechanism(spectra: Spectra) -> str | None:
 
 
 def _merging(spectra: Spectra) -> str | None:
-    found = _of_multilora(spectra, measures("merge_error_bfloat16", "merge_lost_bfloat16"))
+    found = _of_multilora(spectra, measured(merge_error("bfloat16"), merge_lost("bfloat16")))
     if found is None:
         return None
     return (

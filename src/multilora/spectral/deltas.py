@@ -17,7 +17,7 @@ from multilora.base.weights import ModelWeights, check_same_matrices
 from multilora.errors import InputError
 from multilora.spectral.cache import Cache
 from multilora.spectral.dense import EXACT_UP_TO, best_device, top_svd
-from multilora.spectral.measures import numerical_rank
+from multilora.spectral.spectrum import numerical_rank
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,9 +13,11 @@ from multilora.adapter.svd import one_thread
 from multilora.base.weights import ModelWeights
 from multilora.spectral.deltas import AdapterDelta, Decomposition, DecompositionOptions, Delta
 from multilora.spectral.dense import best_device, top_svd
-from multilora.spectral.measures import curve_indices, decade_histogram, spectrum_measures
+from multilora.spectral.findings import Findings
+from multilora.spectral.measures import measures_of
 from multilora.spectral.mechanism import RANKS, intruder_dimensions, mechanism, tuned_directions
-from multilora.spectral.modules import mean_off_diagonal, module_factors, module_measures, scaling_distribution
+from multilora.spectral.modules import module_factors, module_measures, scaling_distribution
+from multilora.spectral.spectrum import curve_indices, decade_histogram, frobenius_norm, numerical_rank
 from multilora.spectral.subspace import grid_ranks, similarity_grid
 from multilora.storage.rounding import MERGE_DTYPES, merge_error
 from multilora.storage.safetensors import dtype_name
@@ -104,27 +105,29 @@ def analyse_matrix(
     Raises:
         InputError: numbers are not finite.
     """
-    measures = spectrum_measures(own.S, own.shape)
-    record: dict[str, Any] = {
-        "measures": measures,
-        "vectors": dict(own.vectors),
-        "spectrum": _spectrum(own),
-        "histogram": _histogram(own),
-        "similarity": _similarity(own, reference, options.decomposition.top, measures) if reference else None,
-        "modules": None,
-        "mechanism": None,
-        "numerics": None,
-    }
-    if isinstance(delta, AdapterDelta):
-        with one_thread():
-            record["modules"] = _modules(delta, layer, own, measures)
+    of_base = numerics = None
     if base is not None and options.mechanism:
-        record["mechanism"] = _mechanism(delta, layer, own, base, measures, options.intruders)
+        of_base = _mechanism(delta, layer, own, base, options.intruders)
         if isinstance(delta, AdapterDelta):
-            record["numerics"] = _numerics(base.W, delta.rows(layer), measures)
-    plain: dict[str, Any] = _plain(record)
-    plain["measures"] = {name: value for name, value in plain["measures"].items() if value is not None}
-    return plain
+            numerics = {dtype_name(dtype): merge_error(base.W, delta.rows(layer), dtype) for dtype in MERGE_DTYPES}
+    scaling, modules = _modules(delta, layer, own) if isinstance(delta, AdapterDelta) else (None, None)
+    top = options.decomposition.top
+    similarity = _similarity(own, reference, top) if reference else None
+    measures = measures_of(Findings(own.S, own.shape, top, similarity, modules, scaling, of_base, numerics))
+    record: dict[str, Any] = _plain(
+        {
+            "measures": measures,
+            "vectors": dict(own.vectors),
+            "spectrum": _spectrum(own),
+            "histogram": _histogram(own),
+            "similarity": similarity,
+            "modules": modules,
+            "mechanism": of_base,
+            "numerics": numerics,
+        }
+    )
+    record["measures"] = {name: value for name, value in record["measures"].items() if value is not None}
+    return record
 
 
 def _spectrum(own: Decomposition) -> dict[str, Any]:
@@ -139,82 +142,46 @@ def _histogram(own: Decomposition) -> dict[str, Any]:
     return {"first": first, "counts": counts, "zeros": min(own.shape) - own.rank}
 
 
-def _similarity(own: Decomposition, reference: Decomposition, top: int, measures: dict[str, float]) -> dict[str, Any]:
+def _similarity(own: Decomposition, reference: Decomposition, top: int) -> dict[str, Any]:
     """φ(i, j) for i of `ranks` (rows) and j of `reference_ranks` (columns), on left and right singular vectors."""
     counts = [min(part.rank, part.U.shape[1], top) for part in (own, reference)]
     ranks, others = map(grid_ranks, counts)
     left = similarity_grid(own.U, reference.U, ranks, others)
     right = similarity_grid(own.Vh.t(), reference.Vh.t(), ranks, others)
-    for rank in filter(_is_power_of_two, grid_ranks(top)):
-        for side, grid in (("left", left), ("right", right)):
-            if rank in ranks and rank in others:
-                measures[f"similarity_{side}_{rank}"] = grid[ranks.index(rank)][others.index(rank)]
-            elif 0 in counts:  # ΔW = 0 shares no direction, of any rank
-                measures[f"similarity_{side}_{rank}"] = 0.0
     return {"ranks": ranks, "reference_ranks": others, "left": left, "right": right}
 
 
-def _modules(delta: AdapterDelta, layer: str, own: Decomposition, measures: dict[str, float]) -> dict[str, Any] | None:
-    """As `module_measures`, and the learned scale's distribution in each module; None for a plain LoRA."""
+def _modules(delta: AdapterDelta, layer: str, own: Decomposition) -> tuple[Tensor | None, dict[str, Any] | None]:
+    """The learned scale; and as `module_measures`, with its distribution in each module. None for a plain LoRA."""
     n = delta.adapter.layers[layer].num_loras
     scaling = delta.adapter.factors(layer).scaling
     if n == 1 and scaling is None:
-        return None
-    found = module_measures(
-        module_factors(delta.adapter.folded(layer), n), own.S.dtype, measures["frobenius_norm"] ** 2
-    )
-    found["scaling"] = None if scaling is None else scaling_distribution(scaling)
-    if n > 1:
-        measures["module_similarity_left"] = mean_off_diagonal(found["left"])
-        measures["module_similarity_right"] = mean_off_diagonal(found["right"])
-        measures["module_overlap"] = found["overlap"]
-        measures["module_largest_energy"] = max(found["energy"])
-        measures["module_effective_rank"] = sum(found["effective_rank"]) / n
-    if scaling is not None:
-        measures["scaling_mean_abs"] = float(scaling.double().abs().mean())
-        measures["scaling_std"] = float(scaling.double().std(correction=0))
-    return found
+        return None, None
+    with one_thread():
+        found = module_measures(module_factors(delta.adapter.folded(layer), n), own.S.dtype, _norm(own) ** 2)
+        found["scaling"] = None if scaling is None else scaling_distribution(scaling)
+    return scaling, found
 
 
-def _mechanism(
-    delta: Delta, layer: str, own: Decomposition, base: BaseMatrix, measures: dict[str, float], intruders: bool
-) -> dict[str, Any]:
+def _mechanism(delta: Delta, layer: str, own: Decomposition, base: BaseMatrix, intruders: bool) -> dict[str, Any]:
     """As `mechanism`; and `intruders`, as `intruder_dimensions`, if they are counted."""
     vectors = base.left_vectors() if intruders else None
     rank = min(own.rank, own.U.shape[1])
-    found = mechanism(base.W, base.singular_values(), own.U, own.S, own.Vh, rank, measures["frobenius_norm"])
-    for number, r in enumerate(found["ranks"]):
-        for kind in ("delta", "base", "random"):
-            measures[f"projection_{kind}_{r}"] = found[kind][number]
-        measures[f"amplification_{r}"] = found["amplification"][number]
-    measures["relative_norm"] = found["relative_norm"]
+    found = mechanism(base.W, base.singular_values(), own.U, own.S, own.Vh, rank, _norm(own))
     found["intruders"] = None
     if vectors is not None:
         whole = delta.rows(layer)(0, own.shape[0])
         found["intruders"] = intruder_dimensions(vectors, tuned_directions(base.W, whole))
-        measures["intruders"] = float(found["intruders"]["count"])
     return found
 
 
-def _numerics(W: Tensor, rows: Callable[[int, int], Tensor], measures: dict[str, float]) -> dict[str, Any]:
-    """For each dtype, as `merge_error`."""
-    found: dict[str, Any] = {}
-    for dtype in MERGE_DTYPES:
-        name = dtype_name(dtype)
-        found[name] = error = merge_error(W, rows, dtype)
-        if error["error"] is not None:
-            measures[f"merge_error_{name}"] = error["error"]
-        assert error["lost"] is not None
-        measures[f"merge_lost_{name}"] = error["lost"]
-    return found
-
-
-def _is_power_of_two(rank: int) -> bool:
-    return rank & (rank - 1) == 0
+def _norm(own: Decomposition) -> float:
+    """‖ΔW‖_F."""
+    return frobenius_norm(own.S[: numerical_rank(own.S, own.shape)].double())
 
 
 def _plain(value: Any) -> Any:
-    """The same with seven digits, and None instead of infinity."""
+    """Rounds floats to 7 significant digits and replaces non-finite values by None."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in cast(dict[str, Any], value).items()}
     if isinstance(value, list):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multilora.adapter.svd import factors_svd
-from multilora.spectral.measures import effective_rank, numerical_rank, stable_rank
+from multilora.spectral.spectrum import effective_rank, numerical_rank, stable_rank
 from multilora.spectral.subspace import subspace_similarity
 from multilora.tuner.factors import Factors
 
@@ -87,12 +87,6 @@ def scaling_distribution(scaling: Tensor) -> list[dict[str, float]]:
             }
         )
     return found
-
-
-def mean_off_diagonal(matrix: Sequence[Sequence[float]]) -> float:
-    """The mean over all pairs of different modules."""
-    values = [value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j]
-    return sum(values) / len(values)
 
 
 def _pairwise(bases: Sequence[Tensor]) -> list[list[float]]:

@@ -31,13 +31,13 @@ from multilora.report.paper_figures.style import (
     seeds,
     ticks,
 )
+from multilora.spectral.measures import SIDES, Side, similarity, similarity_ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
-_SIDES = ("left", "right")
 _THIN: Mapping[str, Any] = {"color": GREY, "linewidth": 0.8}
 
 
@@ -46,10 +46,10 @@ def subspace_grid(material: Material, width: float) -> Figure | None:
 
     The layer is the first projection, of the block nearest to the middle, that has it.
     """
-    found = _compared_layer(material)
-    if found is None:
+    compared = _compared_layer(material)
+    if compared is None:
         return None
-    (block, projection), runs = found
+    (block, projection), runs = compared
     wide = is_wide(width)
     size = (width - 0.9) / max(2, len(runs)) if wide else (width - 0.9) / 2
     figure = figure_of(width, min(size, 1.7) * (2 if wide else len(runs)) + 1)
@@ -58,11 +58,11 @@ def subspace_grid(material: Material, width: float) -> Figure | None:
         grid = grid.T
     meshes = []
     for (series, run), panels in zip(runs, grid, strict=True):
-        similarity = material.of_run(run)[block, projection]["similarity"]
-        for side, axes in zip(_SIDES, panels, strict=True):
-            meshes.append(heat(axes, np.array(similarity[side]), (0, 1)))
-            ticks(axes, "x", [str(rank) for rank in similarity["reference_ranks"]])
-            ticks(axes, "y", [str(rank) for rank in similarity["ranks"]])
+        found = material.of_run(run)[block, projection]["similarity"]
+        for side, axes in zip(SIDES, panels, strict=True):
+            meshes.append(heat(axes, np.array(found[side]), (0, 1)))
+            ticks(axes, "x", [str(rank) for rank in found["reference_ranks"]])
+            ticks(axes, "y", [str(rank) for rank in found["ranks"]])
             axes.set_title(f"{cut(label(material, series), 20)}, {side}")
     figure.supxlabel("top j directions of the reference", size="medium")
     figure.supylabel("top i directions of the method", size="medium")
@@ -96,7 +96,7 @@ def subspace_by_rank(material: Material, width: float) -> Figure | None:
     curves = {
         (series, side): points
         for series in material.series()
-        for side in _SIDES
+        for side in SIDES
         if (points := _similarities(material, series, side))
     }
     if not curves:
@@ -105,7 +105,7 @@ def subspace_by_rank(material: Material, width: float) -> Figure | None:
     panels = figure.subplots(1, 2, sharey=True)
     shown = list(dict.fromkeys(series for series, _ in curves))
     ranks = sorted({rank for points in curves.values() for rank in points})
-    for axes, side in zip(panels, _SIDES, strict=True):
+    for axes, side in zip(panels, SIDES, strict=True):
         for series in shown:
             points = curves.get((series, side), {})
             axes.plot(list(points), list(points.values()), **line(series))
@@ -122,25 +122,21 @@ def subspace_by_rank(material: Material, width: float) -> Figure | None:
     return figure
 
 
-def _similarities(material: Material, series: int, side: str) -> dict[int, float]:
+def _similarities(material: Material, series: int, side: Side) -> dict[int, float]:
     """By rank the mean over the matrices that have it."""
-    names = {name for record in records_of(material, series) for name in record["measures"]}
-    start = f"similarity_{side}_"
-    ranks = sorted(int(name.removeprefix(start)) for name in names if name.startswith(start))
-    means = {rank: material.mean(series, f"{start}{rank}") for rank in ranks}
+    ranks = sorted({k for record in records_of(material, series) for k in similarity_ranks(record, side)})
+    means = {rank: material.mean(series, similarity(side, rank)) for rank in ranks}
     return {rank: value for rank, value in means.items() if value is not None}
 
 
-def _by_chance(material: Material, shown: Sequence[int], side: str) -> dict[int, float]:
+def _by_chance(material: Material, shown: Sequence[int], side: Side) -> dict[int, float]:
     """By rank k the mean of k/d over the same matrices, which random subspaces of d dimensions have."""
     found: dict[int, list[float]] = {}
-    start, dimension = f"similarity_{side}_", "d_out" if side == "left" else "d_in"
+    dimension = "d_out" if side == "left" else "d_in"
     for series in shown:
         for record in records_of(material, series):
-            for name in record["measures"]:
-                if name.startswith(start):
-                    rank = int(name.removeprefix(start))
-                    found.setdefault(rank, []).append(min(1.0, rank / record[dimension]))
+            for rank in similarity_ranks(record, side):
+                found.setdefault(rank, []).append(min(1.0, rank / record[dimension]))
     return {rank: sum(values) / len(values) for rank, values in sorted(found.items())}
 
 
@@ -157,7 +153,7 @@ def modules(material: Material, width: float) -> Figure | None:
     panels = figure.subplot_mosaic(rows, width_ratios=[1, 1, 1.9] if wide else None)
     meshes = []
     for series in shown:
-        for side in _SIDES:
+        for side in SIDES:
             meshes.append(_module_similarity(material, series, side, panels[f"{series} {side}"]))
         _module_energy(material, series, panels[f"{series} energy"])
     sides = [axes for name, axes in panels.items() if not name.endswith("energy")]
@@ -174,7 +170,7 @@ def _of_modules(material: Material, series: int, block: str | None = None) -> li
     ]
 
 
-def _module_similarity(material: Material, series: int, side: str, axes: Axes) -> QuadMesh:
+def _module_similarity(material: Material, series: int, side: Side, axes: Axes) -> QuadMesh:
     found = _of_modules(material, series)
     values = np.mean([modules[side] for modules in found], axis=0)
     mesh = heat(axes, values, (0, 1))

@@ -30,6 +30,7 @@ from multilora.report.paper_figures.style import (
     seeds,
     ticks,
 )
+from multilora.spectral.measures import ENERGY_SHARES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +120,7 @@ def energy_by_layer(material: Material, width: float) -> Figure | None:
     meshes = []
     for number, (series, axes) in enumerate(zip(shown, panels, strict=True)):
         found = [
-            [material.mean(series, f"energy_share_{TOP}", block, projection) for block in material.blocks]
+            [material.mean(series, ENERGY_SHARES[TOP], block, projection) for block in material.blocks]
             for projection in material.projections
         ]
         values = np.array([[math.nan if value is None else 100 * value for value in row] for row in found])

@@ -10,12 +10,12 @@ from multilora.report.dots import Dot, dot_layout, dot_traces
 from multilora.report.figures import CROSS, SQUARE, Control, Figure, Panel, Section
 from multilora.report.markup import table
 from multilora.report.material import Material
-from multilora.report.numbers import NONE, percent, short, whole
+from multilora.report.numbers import NONE, percent, short, whole, written
 from multilora.report.sections.spectra import NO_ANALYSIS
+from multilora.spectral.findings import Measure
+from multilora.spectral.measures import MERGED, PROJECTED, amplification, merge_error, merge_lost, projection
 
-_RANKS = (4, 16, 64)
 _ALL = "all"
-_DTYPES = ("bfloat16", "float16")
 _NO_BASE = "ΔW was not compared with the base weights: the base model was not at hand, or --no-mechanism was given."
 
 Facts = Mapping[str, Any]
@@ -44,22 +44,20 @@ def mechanism(material: Material) -> Section:
 
 def _figure(material: Material, ranks: Sequence[int]) -> Figure:
     rows = [_ALL, *material.projections]
-    series = [s for s in material.series() if any(material.values(s, f"projection_delta_{r}") for r in ranks)]
+    series = [s for s in material.series() if any(material.values(s, projection("delta", r)) for r in ranks)]
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     cells: list[Sequence[str]] = []
     for number, r in enumerate(ranks):
-        own = [s for s in series if material.values(s, f"projection_delta_{r}")]
-        projected = [(s, _dots(material, s, f"projection_delta_{r}", rows)) for s in own]
+        own = [s for s in series if material.values(s, projection("delta", r))]
+        projected = [(s, _dots(material, s, projection("delta", r), rows)) for s in own]
         limits = [
-            (place, _mean_dots(material, own, f"projection_{kind}_{r}", rows, name))
+            (place, _mean_dots(material, own, projection(kind, r), rows, name))
             for (place, name), kind in zip(_LIMITS, ("base", "random"), strict=True)
         ]
-        amplified = [(s, _dots(material, s, f"amplification_{r}", rows)) for s in own]
-        said = "; ".join(f"{material.lineup.labels[s]} {short(material.mean(s, f'projection_delta_{r}'))}" for s in own)
+        amplified = [(s, _dots(material, s, amplification(r), rows)) for s in own]
+        said = "; ".join(f"{material.lineup.labels[s]} {short(material.mean(s, projection('delta', r)))}" for s in own)
         ends = ", ".join(f"{name} {short(dots[0].value)}" for (_, name), (_, dots) in zip(_LIMITS, limits, strict=True))
-        amplification = "; ".join(
-            f"{material.lineup.labels[s]} {short(material.mean(s, f'amplification_{r}'))}" for s in own
-        )
+        factors = "; ".join(f"{material.lineup.labels[s]} {short(material.mean(s, amplification(r)))}" for s in own)
         views[(number,)] = [
             Panel(
                 f"How much of W lies in the top {r} directions of ΔW, all projections: {said}; {ends}.",
@@ -68,7 +66,7 @@ def _figure(material: Material, ranks: Sequence[int]) -> Figure:
                 "How much of W lies in these directions",
             ),
             Panel(
-                f"Amplification factor at r = {r}, all projections: {amplification}.",
+                f"Amplification factor at r = {r}, all projections: {factors}.",
                 dot_traces(amplified),
                 dot_layout(rows, len(own) + 2, f"‖ΔW‖ / ‖UᵀWVᵀ‖, r = {r}", log=True),
                 "Amplification factor",
@@ -80,14 +78,14 @@ def _figure(material: Material, ranks: Sequence[int]) -> Figure:
                 str(r),
                 row,
                 *(
-                    short(material.mean(s, f"{measure}_{r}", None, None if row == _ALL else row))
-                    for measure in ("projection_delta", "projection_base", "projection_random", "amplification")
+                    written(measure, material.mean(s, measure, None, None if row == _ALL else row))
+                    for measure in (*(projection(kind, r) for kind in PROJECTED), amplification(r))
                 ),
             )
             for s in own
             for row in rows
         ]
-    heads = ("method", "r", "projection", "in ΔW's directions", "in W's own", "in random ones", "amplification")
+    heads = ("method", "r", "projection", *(projection(kind, 1).title for kind in PROJECTED), "amplification")
     return Figure(
         id="mechanism-plots",
         title="W in ΔW's directions, and amplification",
@@ -102,7 +100,7 @@ def _figure(material: Material, ranks: Sequence[int]) -> Figure:
 _LIMITS = ((SQUARE, "W's own directions"), (CROSS, "random directions"))
 
 
-def _dots(material: Material, series: int, measure: str, rows: Sequence[str]) -> list[Dot]:
+def _dots(material: Material, series: int, measure: Measure, rows: Sequence[str]) -> list[Dot]:
     label = material.lineup.labels[series]
     return [
         Dot(number, mean, f"{row}, {label}: {short(mean)}")
@@ -111,7 +109,9 @@ def _dots(material: Material, series: int, measure: str, rows: Sequence[str]) ->
     ]
 
 
-def _mean_dots(material: Material, series: Sequence[int], measure: str, rows: Sequence[str], name: str) -> list[Dot]:
+def _mean_dots(
+    material: Material, series: Sequence[int], measure: Measure, rows: Sequence[str], name: str
+) -> list[Dot]:
     """Of all series together: W is the same for all."""
     found: list[Dot] = []
     for number, row in enumerate(rows):
@@ -129,8 +129,8 @@ def merging(material: Material) -> Section:
         return section
     rows: list[Sequence[str]] = []
     for series in material.series():
-        for dtype in _DTYPES:
-            errors, lost = (material.values(series, f"merge_{kind}_{dtype}") for kind in ("error", "lost"))
+        for dtype in MERGED:
+            errors, lost = (material.values(series, of(dtype)) for of in (merge_error, merge_lost))
             if lost:
                 rows.append(
                     (

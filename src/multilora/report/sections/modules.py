@@ -10,10 +10,24 @@ from multilora.report.heat import heat_layout, heat_trace
 from multilora.report.lineup import Member
 from multilora.report.markup import Html, table
 from multilora.report.material import Material
-from multilora.report.numbers import NONE, percent, short
+from multilora.report.numbers import NONE, percent, short, written
 from multilora.report.sections.spectra import NO_ANALYSIS, controls
+from multilora.spectral.measures import (
+    MODULE_EFFECTIVE_RANK,
+    MODULE_LARGEST_ENERGY,
+    MODULE_OVERLAP,
+    MODULE_SIMILARITY,
+    SCALING_MEAN_ABS,
+)
 
 _SIDES = (("left", "left: outputs of the layer"), ("right", "right: inputs of the layer"))
+_OVERVIEW = (
+    *MODULE_SIMILARITY.values(),
+    MODULE_LARGEST_ENERGY,
+    MODULE_OVERLAP,
+    MODULE_EFFECTIVE_RANK,
+    SCALING_MEAN_ABS,
+)
 
 Facts = Mapping[str, Any]
 
@@ -42,20 +56,14 @@ def modules(material: Material) -> Section:
 
 
 def _overview(material: Material, members: Sequence[Member]) -> Html:
-    columns = (
-        ("φ of two modules, left", "module_similarity_left", short),
-        ("right", "module_similarity_right", short),
-        ("largest share of energy, %", "module_largest_energy", percent),
-        ("‖ΔW‖² over the modules' sum", "module_overlap", short),
-        ("effective rank of a module", "module_effective_rank", short),
-        ("mean size of the scale", "scaling_mean_abs", short),
-    )
     rows = [
-        (material.lineup.labels[s], *(write(material.mean(s, measure)) for _, measure, write in columns))
+        (material.lineup.labels[s], *(written(measure, material.mean(s, measure)) for measure in _OVERVIEW))
         for s in sorted({member.series for member in members})
     ]
     return table(
-        f"All matrices together: {material.means_over('matrices')}", ("method", *(name for name, *_ in columns)), rows
+        f"All matrices together: {material.means_over('matrices')}",
+        ("method", *(measure.heading for measure in _OVERVIEW)),
+        rows,
     )
 
 
@@ -156,8 +164,7 @@ def _table(material: Material, members: Sequence[Member]) -> Html:
         (
             member.name,
             *place,
-            short(matrix["measures"].get("module_similarity_left")),
-            short(matrix["measures"].get("module_similarity_right")),
+            *(short(measure.value(matrix)) for measure in MODULE_SIMILARITY.values()),
             short(found["random_left"]),
             short(found["random_right"]),
             " / ".join(percent(share, 0) for share in found["energy"]),

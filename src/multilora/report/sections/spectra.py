@@ -10,10 +10,19 @@ from multilora.report.heat import heat_layout, heat_trace
 from multilora.report.lineup import Member
 from multilora.report.markup import Html, table
 from multilora.report.material import Material
-from multilora.report.numbers import percent, short, whole
+from multilora.report.numbers import percent, short, whole, written
+from multilora.spectral.measures import (
+    EFFECTIVE_RANK,
+    ENERGY_SHARES,
+    FROBENIUS_NORM,
+    OVERVIEW,
+    RANK,
+    SHARES,
+    STABLE_RANK,
+    ZEROS,
+)
 
 NO_ANALYSIS = "no weights were analysed; `multilora analyze` makes this section."
-_SHARES = (1, 8, 32)
 _NAMED_VALUES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 Facts = Mapping[str, Any]
@@ -124,26 +133,15 @@ _HISTOGRAM: dict[str, Any] = {
 
 
 def _overview(material: Material) -> Html:
-    columns = (
-        ("‖ΔW‖", "frobenius_norm", short),
-        ("‖ΔW‖ / ‖W‖", "relative_norm", short),
-        ("rank", "rank", short),
-        ("energy of top 1, %", "energy_share_1", percent),
-        ("top 8, %", "energy_share_8", percent),
-        ("top 32, %", "energy_share_32", percent),
-        ("stable rank", "stable_rank", short),
-        ("effective rank", "effective_rank", short),
-        ("Gini", "gini", short),
-    )
     rows = [
         (
             material.lineup.labels[series],
-            whole(len(material.values(series, "frobenius_norm"))),
-            *(write(material.mean(series, measure)) for _, measure, write in columns),
+            whole(len(material.values(series, FROBENIUS_NORM))),
+            *(written(measure, material.mean(series, measure)) for measure in OVERVIEW),
         )
         for series in material.series()
     ]
-    heads = ("method", "matrices", *(heading for heading, *_ in columns))
+    heads = ("method", "matrices", *(measure.heading for measure in OVERVIEW))
     return table(f"All matrices together: {material.means_over('matrices')}", heads, rows)
 
 
@@ -151,24 +149,25 @@ def _table(material: Material) -> Html:
     """A row for each matrix."""
     sizes = max(matrix["spectrum"]["size"] for matrix in material.matrices)
     named = [number for number in _NAMED_VALUES if number <= sizes]
+    counts, ranks = (RANK, ZEROS), (EFFECTIVE_RANK, STABLE_RANK)
     several = len(material.matrices) > 0 and len(material.lineup.groups) > 1
     rows: list[Sequence[str]] = []
     for member in sorted(material.lineup.members.values(), key=lambda m: (m.series, m.group or 0)):
         label = material.lineup.labels[member.series]
         group = "" if member.group is None else material.lineup.groups[member.group]
         for place, matrix in material.of_run(member.name).items():
-            measures, spectrum = matrix["measures"], matrix["spectrum"]
+            spectrum = matrix["spectrum"]
             rows.append(
                 (
                     label, *([group] if several else []), *place, f"{matrix['d_out']} × {matrix['d_in']}",
-                    whole(measures["rank"]), whole(measures["zeros"]),
-                    short(measures["effective_rank"]), short(measures["stable_rank"]),
+                    *(whole(measure.value(matrix)) for measure in counts),
+                    *(written(measure, measure.value(matrix)) for measure in ranks),
                     *(_sigma(spectrum, number) for number in named),
                 )
             )  # fmt: skip
     heads = (
-        "method", *(["seed"] if several else []), "block", "projection", "shape", "rank", "zeros", "effective rank",
-        "stable rank", *(f"σ {number}" for number in named),
+        "method", *(["seed"] if several else []), "block", "projection", "shape",
+        *(measure.heading for measure in (*counts, *ranks)), *(f"σ {number}" for number in named),
     )  # fmt: skip
     caption = "All matrices. σ k is the k-th largest singular value, or the nearest to it that is drawn"
     return table(caption, heads, rows, texts=5 if several else 4)
@@ -195,14 +194,14 @@ def energy(material: Material) -> Section:
     series = material.series()
     rows: list[Sequence[str]] = []
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
-    for number, k in enumerate(_SHARES):
+    for number, k in enumerate(SHARES):
         panels: list[Panel] = []
         for s in series:
             grid = [
-                [material.mean(s, f"energy_share_{k}", block, projection) for projection in material.projections]
+                [material.mean(s, ENERGY_SHARES[k], block, projection) for projection in material.projections]
                 for block in material.blocks
             ]
-            label, whole_mean = material.lineup.labels[s], material.mean(s, f"energy_share_{k}")
+            label, whole_mean = material.lineup.labels[s], material.mean(s, ENERGY_SHARES[k])
             found = [value for row in grid for value in row if value is not None]
             alt = (
                 f"Energy of the top {k} of {label} by block and projection: {percent(whole_mean)} % on average, from "
@@ -221,7 +220,7 @@ def energy(material: Material) -> Section:
             id="energy-map",
             title="Share of ‖ΔW‖² in the top k singular directions",
             views=views,
-            controls=[Control("Top k", [str(k) for k in _SHARES])],
+            controls=[Control("Top k", [str(k) for k in SHARES])],
             table=table("Energy of the top k, in %", heads, rows, texts=3),
             scale=("0: spread", "1: all in the top k"),
             wide=False,

@@ -12,8 +12,8 @@ from multilora.report.markup import Html, table
 from multilora.report.material import Material
 from multilora.report.numbers import mean, percent, short
 from multilora.report.sections.spectra import NO_ANALYSIS, controls
+from multilora.spectral.measures import SIDES, similarity
 
-_SIDES = ("left", "right")
 _SIDE_NAMES = ("left: outputs of the layer", "right: inputs of the layer")
 _RANKS = tuple(2**power for power in range(11))
 
@@ -55,15 +55,15 @@ def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     rows: list[Sequence[str]] = []
     projections = ["all", *material.projections]
-    ranks = [k for k in _RANKS if any(material.values(s, f"similarity_left_{k}") for s in series)]
+    ranks = [k for k in _RANKS if any(material.values(s, similarity("left", k)) for s in series)]
     for number, projection in enumerate(projections):
         panels: list[Panel] = []
-        for side, name in zip(_SIDES, _SIDE_NAMES, strict=True):
+        for side, name in zip(SIDES, _SIDE_NAMES, strict=True):
             traces: list[dict[str, Any]] = []
             said: list[str] = []
             for s in series:
                 at = None if number == 0 else projection
-                means = {k: v for k in ranks if (v := material.mean(s, f"similarity_{side}_{k}", None, at)) is not None}
+                means = {k: v for k in ranks if (v := material.mean(s, similarity(side, k), None, at)) is not None}
                 if not means:
                     continue
                 traces.append(
@@ -140,7 +140,7 @@ def _grids(material: Material, compared: Sequence[Member]) -> Figure:
         members = [member for member in material.lineup.in_group(group) if member.name in names]
         for b, block in enumerate(material.blocks):
             for p, projection in enumerate(material.projections):
-                for number, side in enumerate(_SIDES):
+                for number, side in enumerate(SIDES):
                     panels = [
                         _grid(
                             material.lineup.labels[m.series], matrix["similarity"], side, f"block {block}, {projection}"
@@ -161,30 +161,30 @@ def _grids(material: Material, compared: Sequence[Member]) -> Figure:
     )
 
 
-def _grid(label: str, similarity: Facts, side: str, where: str) -> Panel:
-    ranks, others, values = similarity["ranks"], similarity["reference_ranks"], similarity[side]
-    found = [value for row in values for value in row]
+def _grid(label: str, found: Facts, side: str, where: str) -> Panel:
+    ranks, others, grid = found["ranks"], found["reference_ranks"], found[side]
+    values = [value for row in grid for value in row]
     alt = f"φ of {label} and the reference in {where}, {side} directions: " + (
-        f"from {short(min(found))} to {short(max(found))}; {short(values[0][0])} for the strongest direction of each."
-        if found
+        f"from {short(min(values))} to {short(max(values))}; {short(grid[0][0])} for the strongest direction of each."
+        if values
         else "one of the two did not change, so it has no directions."
     )
-    trace = heat_trace([str(rank) for rank in ranks], [str(rank) for rank in others], values)
+    trace = heat_trace([str(rank) for rank in ranks], [str(rank) for rank in others], grid)
     return Panel(alt, [trace], heat_layout(len(ranks), "i, of the method", "j, of the reference"), label)
 
 
 def _table(material: Material, compared: Sequence[Member], series: Sequence[int]) -> Html:
     """φ(k, k) of every matrix."""
-    ranks = [k for k in _RANKS if any(material.values(s, f"similarity_left_{k}") for s in series)]
+    ranks = [k for k in _RANKS if any(material.values(s, similarity("left", k)) for s in series)]
     rows = [
         (
             member.name,
             *place,
-            *(percent(matrix["measures"].get(f"similarity_{side}_{k}"), 0) for side in _SIDES for k in ranks),
+            *(percent(similarity(side, k).value(matrix), 0) for side in SIDES for k in ranks),
         )
         for member in compared
         for place, matrix in material.of_run(member.name).items()
         if matrix["similarity"]
     ]
-    heads = ("run", "block", "projection", *(f"{side}, k = {k}" for side in _SIDES for k in ranks))
+    heads = ("run", "block", "projection", *(f"{side}, k = {k}" for side in SIDES for k in ranks))
     return table("φ(k, k) of every matrix, in %", heads, rows, texts=3)
