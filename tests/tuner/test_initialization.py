@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
+from multilora import InputError
+from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.factors import Factors
-from multilora.tuner.initialization import initialize
+from multilora.tuner.initialization import STARTS, InitWeights, initialize
 
 N, R, D_IN, D_OUT = 3, 32, 512, 256
 
 
-def start(init_weights: bool | str, learned: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def start(
+    init_weights: bool | InitWeights, learned: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     torch.manual_seed(0)
     scaling = torch.empty(N, D_OUT) if learned else None
     A, B = torch.empty(N * R, D_IN), torch.empty(D_OUT, N * R)
@@ -54,3 +59,41 @@ def test_lora_init_is_lora_s() -> None:
         assert (B == 0).all()
         assert A.abs().max() <= 1 / math.sqrt(D_IN)
         assert A.var().item() == pytest.approx(1 / (3 * D_IN), rel=0.05)
+
+
+def test_the_names_for_type_checkers_are_those_of_the_table() -> None:
+    assert get_args(InitWeights) == tuple(STARTS)
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_every_start_begins_at_the_base_model_and_is_documented(name: InitWeights) -> None:
+    factors = Factors(torch.empty(6, 8), torch.empty(5, 6), None if STARTS[name].zero == "lora_B" else torch.empty(3))
+    initialize(factors, 2, name)
+    assert (factors.delta() == 0).all()
+    assert factors.lora_A.isfinite().all()
+    assert (factors.lora_A != 0).any()
+    # Something learns from the first step on: of scale and B exactly one is zero.
+    assert bool((factors.lora_B == 0).all()) is (factors.scaling is None)
+    assert f"{name!r}: {STARTS[name].help}." in MultiLoraConfig.__dataclass_fields__["init_weights"].metadata["help"]
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_every_start_is_checked_against_the_scaling(name: InitWeights) -> None:
+    if STARTS[name].zero == "lora_B":
+        with pytest.raises(InputError, match=f"init_weights='{name}' .* needs scaling='none'"):
+            MultiLoraConfig(init_weights=name)
+    else:
+        MultiLoraConfig(init_weights=name)
+        with pytest.warns(UserWarning, match=f"init_weights='{name}': without a scale"):
+            MultiLoraConfig(init_weights=name, scaling="none")
+
+
+def test_bytes_of_a_seed_are_those_of_the_first_version() -> None:
+    """Training from a seed must not change between versions: the first random numbers are A's, the next B's."""
+    torch.manual_seed(0)
+    expected = [torch.empty(6, 8).normal_(std=1 / math.sqrt(24)), torch.empty(5, 6).normal_(std=1 / math.sqrt(6))]
+    torch.manual_seed(0)
+    factors = Factors(torch.empty(6, 8), torch.empty(5, 6), torch.empty(3))
+    initialize(factors, 2, "gaussian")
+    assert torch.equal(factors.lora_A, expected[0])
+    assert torch.equal(factors.lora_B, expected[1])

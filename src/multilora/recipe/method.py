@@ -9,7 +9,8 @@ from peft import LoraConfig, PeftConfig
 from pydantic import Field, model_validator
 
 from multilora.fields import Integer, Number, Section
-from multilora.tuner.config import InitWeights, MultiLoraConfig, Scaling
+from multilora.tuner.config import MultiLoraConfig, Scaling
+from multilora.tuner.initialization import InitWeights
 
 
 def _of_peft(name: str) -> Any:

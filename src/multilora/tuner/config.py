@@ -11,16 +11,16 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 from multilora.errors import InputError, nearest
+from multilora.tuner.initialization import HELP, STARTS, InitWeights
 from multilora.tuner.registration import MULTILORA, add_peft_type
 
 add_peft_type()
 
 Scaling = Literal["vector", "scalar", "none"]
-InitWeights = Literal["gaussian", "kaiming_uniform", "orthogonal", "lora"]
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "scaling": ("vector", "scalar", "none"),
-    "init_weights": (True, False, "gaussian", "kaiming_uniform", "orthogonal", "lora"),
+    "init_weights": (True, False, *STARTS),
     "bias": ("none", "all", "multilora_only"),
 }
 
@@ -61,13 +61,7 @@ class MultiLoraConfig(PeftConfig):
     )
     init_weights: bool | InitWeights = field(
         default=True,
-        metadata={
-            "help": "How training starts. 'gaussian', 'kaiming_uniform': A and B random (var 1/(3 d_in), 1/(3 r)), "
-            "scale zero. 'orthogonal': the rows of all A_i mutually orthonormal, scaled to the same variance; B "
-            "Gaussian, scale zero. 'lora': A Kaiming uniform, B zero; needs scaling='none'. True: 'gaussian', or "
-            "'lora' where scaling='none'. False: everything random, so the adapted model differs from the base model "
-            "from the start (for tests)."
-        },
+        metadata={"help": HELP},
     )
     target_modules: list[str] | set[str] | str | None = field(
         default="all-linear",
@@ -134,12 +128,15 @@ class MultiLoraConfig(PeftConfig):
         return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
 
     def _check_init_against_scaling(self) -> None:
-        if self.init_weights == "lora" and self.scaling != "none":
+        if isinstance(self.init_weights, bool):
+            return
+        zero = STARTS[self.init_weights].zero
+        if zero == "lora_B" and self.scaling != "none":
             raise InputError(
-                f"init_weights='lora' starts at B = 0 and needs scaling='none'; got scaling={self.scaling!r}, whose "
-                "zero start would leave every gradient at zero. Set scaling='none', or another init_weights"
+                f"init_weights={self.init_weights!r} starts at B = 0 and needs scaling='none'; got "
+                f"scaling={self.scaling!r}, whose zero start would leave every gradient at zero. Set scaling='none', or another init_weights"
             )
-        if self.scaling == "none" and self.init_weights in ("gaussian", "kaiming_uniform", "orthogonal"):
+        if zero == "scaling" and self.scaling == "none":
             warnings.warn(
                 f"scaling='none' with init_weights={self.init_weights!r}: without a scale that starts at zero the "
                 "adapted model differs from the base model from the first step. init_weights='lora' would not",

@@ -1,4 +1,4 @@
-"""How an adapter's parameters start. Every init but `False` leaves the adapted model equal to the base model.
+"""How an adapter's parameters start: one table. A new start is a function, a row of the table and its name.
 
 Variances as in LoRA's reference code (Kaiming with a = √5): var(A) = 1 / (3 d_in), var(B) = 1 / (3 r). The fan-in of B
 is r, one module's rank, not n·r.
@@ -7,54 +7,95 @@ is r, one module's rank, not n·r.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from multilora.tuner.factors import Factors
 
+InitWeights = Literal["gaussian", "kaiming_uniform", "orthogonal", "lora"]  # for type checkers: the names in STARTS
+
+
+@dataclass(frozen=True)
+class Start:
+    """One way to start.
+
+    Attributes:
+        help: what it does, as a part of a sentence.
+        fill: fills lora_A (n·r, d_in) and lora_B (d_out, n·r) in place, given them and r.
+        zero: what is zero, so that training starts at the base model: the learned scale, or B, which the scale must
+            then not be beside (of both at zero every gradient is zero).
+    """
+
+    help: str
+    fill: Callable[[Tensor, Tensor, int], None]
+    zero: Literal["scaling", "lora_B"] = "scaling"
+
+
+def _gaussian(lora_A: Tensor, lora_B: Tensor, r: int) -> None:
+    nn.init.normal_(lora_A, std=1.0 / math.sqrt(3 * lora_A.shape[1]))
+    nn.init.normal_(lora_B, std=1.0 / math.sqrt(3 * r))
+
+
+def _kaiming_uniform(lora_A: Tensor, lora_B: Tensor, r: int) -> None:
+    for tensor, fan_in in ((lora_A, lora_A.shape[1]), (lora_B, r)):
+        bound = 1.0 / math.sqrt(fan_in)  # U(−b, b) has variance b²/3
+        nn.init.uniform_(tensor, -bound, bound)
+
+
+def _orthogonal(lora_A: Tensor, lora_B: Tensor, r: int) -> None:
+    for block in lora_A.split(lora_A.shape[1]):  # where there are more rows than dimensions
+        nn.init.orthogonal_(block)
+    lora_A.mul_(1.0 / math.sqrt(3))
+    nn.init.normal_(lora_B, std=1.0 / math.sqrt(3 * r))
+
+
+def _lora(lora_A: Tensor, lora_B: Tensor, r: int) -> None:
+    bound = 1.0 / math.sqrt(lora_A.shape[1])
+    nn.init.uniform_(lora_A, -bound, bound)
+    nn.init.zeros_(lora_B)
+
+
+STARTS: Mapping[InitWeights, Start] = MappingProxyType(
+    {
+        "gaussian": Start("A and B Gaussian (var 1/(3 d_in), 1/(3 r)), scale zero", _gaussian),
+        "kaiming_uniform": Start("A and B uniform with the same variances, scale zero", _kaiming_uniform),
+        "orthogonal": Start(
+            "the rows of all A_i mutually orthonormal, scaled to the same variance; B Gaussian, scale zero", _orthogonal
+        ),
+        "lora": Start("A Kaiming uniform, B zero; needs scaling='none'", _lora, zero="lora_B"),
+    }
+)
+HELP = (
+    "How training starts. "
+    + " ".join(f"{name!r}: {start.help}." for name, start in STARTS.items())
+    + " True: 'gaussian', or 'lora' where scaling='none'. False: everything random, so the adapted model differs from "
+    "the base model from the start (for tests)."
+)
+
 
 @torch.no_grad()
-def initialize(factors: Factors, r: int, init_weights: bool | str) -> None:
-    """Fill an adapter's parameters in place.
+def initialize(factors: Factors, r: int, init_weights: bool | InitWeights) -> None:
+    """Fill an adapter's parameters in place; those on the meta device, which a file will fill, are left alone.
 
     Args:
-        factors: their scaling becomes zero for every init but False.
+        factors: their scaling becomes zero for every start but False.
         r: the rank of one module.
         init_weights: as in `MultiLoraConfig`; its help text says what each does.
     """
     lora_A, lora_B, scaling = factors.lora_A, factors.lora_B, factors.scaling
-    if lora_A.is_meta:  # to be loaded from a file
+    if lora_A.is_meta:
         return
-    if init_weights is True:
-        init_weights = "lora" if scaling is None else "gaussian"
-    d_in = lora_A.shape[1]
-    std_A, std_B = 1.0 / math.sqrt(3 * d_in), 1.0 / math.sqrt(3 * r)
-    bound_A, bound_B = 1.0 / math.sqrt(d_in), 1.0 / math.sqrt(r)  # U(−b, b) has variance b²/3
-
-    if init_weights in ("kaiming_uniform", "lora"):
-        nn.init.uniform_(lora_A, -bound_A, bound_A)
-    elif init_weights == "orthogonal":
-        _orthonormal_rows(lora_A)
-        lora_A.mul_(1.0 / math.sqrt(3))
+    if isinstance(init_weights, str):
+        STARTS[init_weights].fill(lora_A, lora_B, r)
     else:
-        nn.init.normal_(lora_A, std=std_A)
-
-    if init_weights == "lora":
-        nn.init.zeros_(lora_B)
-    elif init_weights == "kaiming_uniform":
-        nn.init.uniform_(lora_B, -bound_B, bound_B)
-    else:
-        nn.init.normal_(lora_B, std=std_B)
-
+        STARTS["lora" if init_weights and scaling is None else "gaussian"].fill(lora_A, lora_B, r)
     if scaling is not None:
         if init_weights is False:
             nn.init.normal_(scaling)
         else:
             nn.init.zeros_(scaling)
-
-
-def _orthonormal_rows(lora_A: Tensor) -> None:
-    """Mutually orthonormal rows, in blocks of d_in rows where there are more rows than dimensions."""
-    for block in lora_A.split(lora_A.shape[1]):
-        nn.init.orthogonal_(block)

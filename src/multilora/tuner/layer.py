@@ -18,7 +18,7 @@ from multilora.errors import InputError
 from multilora.tuner.bnb import KeptWeight, keep_unsorted, keep_weight, packed_bits, put_back
 from multilora.tuner.factors import Factors
 from multilora.tuner.functional import multilora_linear, multilora_low_rank
-from multilora.tuner.initialization import initialize
+from multilora.tuner.initialization import InitWeights, initialize
 from multilora.tuner.zero3 import gather_external, is_partitioned
 
 
@@ -65,7 +65,7 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         lora_alpha: float | None = None,
         lora_dropout: float = 0.0,
         scaling: str = "vector",
-        init_weights: bool | str = True,
+        init_weights: bool | InitWeights = True,
         inference_mode: bool = False,
     ) -> None:
         """Add the adapter `adapter_name`, or replace it. Arguments as in `MultiLoraConfig`."""
