@@ -20,7 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from multilora import MultiLoraConfig
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.linear import MultiLoraLinear
 
 BASE, LORA, LORAS, LOOP, VECTOR, SCALAR = "base", "lora", "n_loras", "n_loop", "ours_vector", "ours_scalar"
 ADAPTED = (LORA, LORAS, LOOP, VECTOR, SCALAR)

@@ -35,7 +35,7 @@ from multilora.adapter import file as checkpoint
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.export import common as exporting
 from multilora.adapter.file import WEIGHTS_FILE, open_adapter
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.linear import MultiLoraLinear
 
 Make = Callable[..., PreTrainedModel]
 PATTERNS = {

@@ -34,7 +34,7 @@ from multilora.training.processes import Processes
 from multilora.training.run import train
 from multilora.training.sharding import load_weights, shard, whole_weights
 from multilora.training.trainer import save_weights
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.linear import MultiLoraLinear
 from tiny_run import undo
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from multilora import MultiLoraConfig
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.linear import MultiLoraLinear
 
 D_IN, D_OUT, N, R, ALPHA = 48, 40, 3, 4, 8
 # Of the largest value. bf16 has 8 bits; W, x and h are rounded to them, and so are the results.

@@ -11,7 +11,7 @@ from torch import nn
 
 from multilora import MultiLoraConfig
 from multilora.tuner.functional import multilora_low_rank
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.linear import MultiLoraLinear
 
 bnb: Any = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'multilora[quantized]'")
 D_IN, D_OUT = 128, 192

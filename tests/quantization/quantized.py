@@ -15,7 +15,7 @@ from multilora import MultiLoraConfig
 from multilora.base.loading import ModelSource
 from multilora.recipe import ModelSection
 from multilora.tuner.bnb import packed_bits, packed_tensors
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.linear import MultiLoraLinear
 
 pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'multilora[quantized]'")
 

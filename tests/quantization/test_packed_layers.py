@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from multilora import export_lora
 from multilora.base.loading import ModelSource
 from multilora.recipe import ModelSection
-from multilora.tuner.bnb import keep_unsorted, packed_bits, packed_tensors
+from multilora.tuner.bnb import packed_bits, packed_tensors, prepare
 from quantization.quantized import FOUR_BITS, KINDS, adapted, dense, grads, layers, load, logits, packed_bytes_of, same
 from tiny_run import make_model
 
@@ -223,7 +223,7 @@ def test_any_shape_is_taken(shape: tuple[int, int], nested: bool) -> None:
 
 def test_a_model_without_packed_weights_is_left_alone() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
-    keep_unsorted(model)
+    prepare(model)
     assert "support_avx512bf16_for_cpu" not in vars(model[0])
     assert packed_bits(model[0]) is None
     assert packed_tensors(model) == []

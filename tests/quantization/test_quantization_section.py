@@ -19,7 +19,7 @@ from multilora.recipe import ComparisonSection, FullMethod, LoraMethod, ModelSec
 from multilora.recipe.file import load_recipe
 from multilora.training.model import apply_method
 from multilora.training.run import train
-from multilora.tuner.bnb import parameter_count
+from multilora.tuner.quantizers import parameter_count
 from tiny_run import make_model, make_recipe
 
 

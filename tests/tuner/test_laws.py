@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from multilora import MultiLoraConfig
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.linear import MultiLoraLinear
 
 Make = Callable[..., PreTrainedModel]
 SCALINGS = ["vector", "scalar", "none"]

@@ -12,8 +12,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers.pytorch_utils import Conv1D
 
 from multilora import InputError
-from multilora.tuner import layer as layer_module
-from multilora.tuner.layer import MultiLoraLinear, can_adapt
+from multilora.tuner import linear as layer_module
+from multilora.tuner.linear import MultiLoraLinear, can_adapt
 
 D_IN, D_OUT = 12, 9
 

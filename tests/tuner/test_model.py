@@ -16,7 +16,7 @@ from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from multilora import InputError, MultiLoraConfig
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.linear import MultiLoraLinear
 from multilora.tuner.model import linear_layer_names
 
 Make = Callable[..., PreTrainedModel]

@@ -15,7 +15,7 @@ from multilora.base.quantization import bitsandbytes_config, refuse_twice, requi
 from multilora.base.structure import model_folder
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod, QuantizationSection
-from multilora.tuner.bnb import keep_unsorted
+from multilora.tuner.quantizers import prepare
 
 Method = MultiLoraMethod | LoraMethod | FullMethod
 
@@ -81,7 +81,7 @@ class ModelSource:
             self.check_config()
             options["quantization_config"] = bitsandbytes_config(self.quantization, dtype, self._structure())
         model, info = self._load("model", AutoModelForCausalLM, **options)
-        keep_unsorted(model)
+        prepare(model)
         lacking = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
         if lacking:
             raise InputError(

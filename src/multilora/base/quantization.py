@@ -19,8 +19,8 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from multilora.errors import InputError, nearest
 from multilora.recipe import QuantizationSection
 from multilora.storage.rounding import RoundingError, TensorRounding
-from multilora.tuner.bnb import packed_bits, repacked
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.layer import MultiLoraLayer
+from multilora.tuner.quantizers import quantizer_of
 
 COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -184,7 +184,10 @@ def requantization_errors(model: nn.Module, adapter_names: Sequence[str] | None 
     """
     found: list[TensorRounding] = []
     for name, layer in model.named_modules():
-        if not isinstance(layer, MultiLoraLinear) or packed_bits(base := layer.get_base_layer()) is None:
+        if not isinstance(layer, MultiLoraLayer):
+            continue
+        base = layer.get_base_layer()
+        if (quantizer := quantizer_of(base)) is None:
             continue
         if layer.merged:
             raise InputError(
@@ -199,7 +202,7 @@ def requantization_errors(model: nn.Module, adapter_names: Sequence[str] | None 
         for adapter in adapters:
             exact = layer._plus_delta(exact, adapter, sign=1)
         delta = torch.stack([layer.get_delta_weight(adapter) for adapter in adapters]).sum(0).to(exact)
-        merged = repacked(base, exact.to(weight.dtype))
+        merged = quantizer.repacked(base, exact.to(weight.dtype))
         error = RoundingError()
         error.add(weight, delta, exact, merged)
         found.append(

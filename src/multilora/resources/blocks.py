@@ -24,7 +24,7 @@ from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
 
 from multilora.resources.parameters import Adapter
-from multilora.tuner.layer import can_adapt
+from multilora.tuner.linear import can_adapt
 
 _ROLES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _KNOWN = (

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, LoraMethod, MultiLoraMethod
-from multilora.tuner.layer import can_adapt
+from multilora.tuner.linear import can_adapt
 from multilora.tuner.model import linear_layer_names, nearest_layers
 
 Method = MultiLoraMethod | LoraMethod | FullMethod

@@ -15,8 +15,8 @@ from torch import nn
 from multilora.base.loading import Method
 from multilora.errors import InputError
 from multilora.recipe import FullMethod
-from multilora.tuner.bnb import packed_bits, parameter_count
 from multilora.tuner.optimizer import scaling_parameters
+from multilora.tuner.quantizers import packed_bits, parameter_count
 
 
 def apply_method(model: Any, method: Method) -> tuple[Any, list[str]]:

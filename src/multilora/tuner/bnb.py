@@ -1,6 +1,6 @@
 """Weights that bitsandbytes packs into 4 or 8 bits: kept as they are, counted, packed anew, and put back.
 
-Layers of other quantisers are PEFT's matter alone (`peft.utils.resolve_quantization_backend`).
+The functions of `multilora.tuner.quantizers.Quantizer`, for bitsandbytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def packed_bits(layer: nn.Module) -> int | None:
     return 4 if isinstance(layer, Linear4bit) else 8 if isinstance(layer, Linear8bitLt) else None
 
 
-def keep_unsorted(model: nn.Module) -> None:
+def prepare(model: nn.Module) -> None:
     """Let no 4-bit layer of a model sort its weight for evaluation, and undo it where that has happened.
 
     At the first forward in eval mode on a CPU with AVX512-BF16, bitsandbytes sorts a 4-bit weight for its kernel, in
@@ -47,10 +47,10 @@ def _undo_sorting(layer: Any) -> None:
     layer.quant_state = state
 
 
-def parameter_count(parameter: Tensor) -> int:
-    """Numbers in a parameter, of which a packed 4-bit weight has several in each element that it stores."""
+def packed_count(parameter: Tensor) -> int | None:
+    """Numbers in a packed 4-bit weight, which has several in each element that it stores; None for any other."""
     state = getattr(parameter, "quant_state", None)  # an attribute of bitsandbytes' own parameters
-    return parameter.numel() if state is None else state.shape.numel()
+    return None if state is None else state.shape.numel()
 
 
 def packed_tensors(model: nn.Module) -> list[Tensor]:
@@ -108,13 +108,12 @@ class KeptWeight:
     scales: Tensor | None
 
 
-def keep_weight(layer: nn.Module) -> KeptWeight | None:
-    """The packed weight of a layer, for `put_back`; None: it is no layer of bitsandbytes."""
-    bits = packed_bits(layer)
+def keep_weight(layer: nn.Module) -> KeptWeight:
+    """The packed weight of a layer of bitsandbytes, for `put_back`."""
     own: Any = layer
-    if bits == 4:
+    if packed_bits(layer) == 4:
         return KeptWeight(own.weight, None)
-    return KeptWeight(own.weight.data, _scales(own)) if bits == 8 else None
+    return KeptWeight(own.weight.data, _scales(own))
 
 
 def put_back(layer: nn.Module, kept: KeptWeight) -> None:

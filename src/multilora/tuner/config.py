@@ -134,7 +134,8 @@ class MultiLoraConfig(PeftConfig):
         if zero == "lora_B" and self.scaling != "none":
             raise InputError(
                 f"init_weights={self.init_weights!r} starts at B = 0 and needs scaling='none'; got "
-                f"scaling={self.scaling!r}, whose zero start would leave every gradient at zero. Set scaling='none', or another init_weights"
+                f"scaling={self.scaling!r}, whose zero start would leave every gradient at zero. Set scaling='none', "
+                "or another init_weights"
             )
         if zero == "scaling" and self.scaling == "none":
             warnings.warn(

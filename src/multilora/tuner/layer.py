@@ -1,4 +1,4 @@
-"""The adapted linear layer: a base layer with adapters by name; forward, merge, unmerge, delta weight."""
+"""Adapted layers in general: a base layer with adapters by name; forward, merge, unmerge, mixed batches."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from transformers.pytorch_utils import Conv1D
 
 from multilora.errors import InputError
-from multilora.tuner.bnb import KeptWeight, keep_unsorted, keep_weight, packed_bits, put_back
 from multilora.tuner.factors import Factors
-from multilora.tuner.functional import multilora_linear, multilora_low_rank
 from multilora.tuner.initialization import InitWeights, initialize
+from multilora.tuner.quantizers import prepare, quantizer_of
 from multilora.tuner.zero3 import gather_external, is_partitioned
 
 
-class MultiLoraLinear(nn.Module, BaseTunerLayer):
-    """A linear layer with MultiLoRA adapters, by name.
+class MultiLoraLayer(nn.Module, BaseTunerLayer):
+    """A base layer with MultiLoRA adapters, by name: what every kind of adapted layer has in common.
 
     Per adapter: `multilora_A` (n·r, d_in), `multilora_B` (d_out, n·r) and, unless its config says scaling='none',
-    `multilora_scaling` (n,) or (n, d_out). Base layers: those that `can_adapt` accepts.
+    `multilora_scaling` (n,) or (n, d_out). A kind of layer is a subclass that says in `_added` what an adapter adds to
+    the base layer's output; where its weight is laid out otherwise it overrides `parameter_shapes` and
+    `get_delta_weight` as well. `multilora.tuner.model.LAYER_TYPES` lists the kinds.
     """
 
     adapter_layer_names = ("multilora_A", "multilora_B", "multilora_scaling")
@@ -39,7 +37,7 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         self.quantization_backend = resolve_quantization_backend(
             base, get_apply_tensor_subclass=kwargs.pop("get_apply_tensor_subclass", None)
         )
-        keep_unsorted(base)
+        prepare(base)
         # Of a sharded or packed weight too, where the weight's own shape would mislead.
         self.in_features, self.out_features = cast(tuple[int, int], _get_in_out_features(base))
         self.r: dict[str, int] = {}
@@ -52,7 +50,7 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         self.multilora_scaling = nn.ParameterDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self._kept_weight: KeptWeight | None = None  # the packed base weight while adapters are merged into it
+        self._kept_weight: Any = None  # the packed base weight while adapters are merged into it
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, **kwargs)
 
@@ -74,18 +72,27 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         self.lora_alpha[adapter_name] = r if lora_alpha is None else lora_alpha
         self.alpha_over_r[adapter_name] = self.lora_alpha[adapter_name] / r
         self.multilora_dropout[adapter_name] = nn.Dropout(lora_dropout) if lora_dropout else nn.Identity()
-        # fp32 whatever torch's default dtype is; PEFT then moves them to the base layer's dtype or keeps fp32.
-        self.multilora_A[adapter_name] = _empty(num_loras * r, self.in_features)
-        self.multilora_B[adapter_name] = _empty(self.out_features, num_loras * r)
-        if scaling == "vector":
-            self.multilora_scaling[adapter_name] = _empty(num_loras, self.out_features)
-        elif scaling == "scalar":
-            self.multilora_scaling[adapter_name] = _empty(num_loras)
-        elif adapter_name in self.multilora_scaling:
-            del self.multilora_scaling[adapter_name]
+        shapes = self.parameter_shapes(r, num_loras, scaling)
+        for kind in self.adapter_layer_names:
+            parameters: nn.ParameterDict = getattr(self, kind)
+            if kind in shapes:
+                # fp32 whatever torch's default dtype is; PEFT then moves them to the base layer's dtype or keeps fp32.
+                parameters[adapter_name] = nn.Parameter(torch.empty(shapes[kind], dtype=torch.float32))
+            elif adapter_name in parameters:
+                del parameters[adapter_name]
         initialize(self.factors(adapter_name), r, init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def parameter_shapes(self, r: int, num_loras: int, scaling: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of an adapter's tensors, by the names in `adapter_layer_names`."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "multilora_A": (num_loras * r, self.in_features),
+            "multilora_B": (self.out_features, num_loras * r),
+        }
+        if scaling != "none":
+            shapes["multilora_scaling"] = (num_loras, self.out_features) if scaling == "vector" else (num_loras,)
+        return shapes
 
     def factors(self, adapter_name: str) -> Factors:
         """The adapter of that name."""
@@ -99,7 +106,7 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
     # Forward ----------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(…, d_in) → (…, d_out), with every active adapter. `adapter_names`: one adapter name per row of x."""
+        """The base layer's output with every active adapter's. `adapter_names`: one adapter name per row of x."""
         adapter_names = kwargs.pop("adapter_names", None)
         if self.disable_adapters:
             if self.merged:
@@ -108,22 +115,23 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         if adapter_names is not None:
             return self._forward_mixed_batch(x, adapter_names, *args, **kwargs)
         active = [] if self.merged else [name for name in self.active_adapters if name in self.multilora_A]
-        if not active:
-            return self.base_layer(x, *args, **kwargs)
-        if not args and not kwargs and self._base_is_plain_linear() and not self._dropout_is_active(active[0]):
-            base: Any = self.base_layer
-            result = multilora_linear(x, base.weight, base.bias, self.factors(active[0]))
-            active = active[1:]
-        else:
-            result = self.base_layer(x, *args, **kwargs)
+        return self._adapted(x, active, *args, **kwargs) if active else self.base_layer(x, *args, **kwargs)
+
+    def _adapted(self, x: Tensor, active: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        """With one or more adapters that this layer has and that are not merged."""
+        result = self.base_layer(x, *args, **kwargs)
         for name in active:
-            result = result + self._low_rank(x, name).to(result.dtype)
+            result = result + self._added(x, name).to(result.dtype)
         return result
 
-    def _low_rank(self, x: Tensor, adapter_name: str) -> Tensor:
-        if is_partitioned(self.multilora_A[adapter_name]):  # its shape is that of nothing before it is gathered
+    def _added(self, x: Tensor, adapter_name: str) -> Tensor:
+        """What one adapter adds to the base layer's output, its dropout included. Each kind of layer has its own."""
+        raise NotImplementedError
+
+    def _gather(self, adapter_name: str) -> None:
+        """Have the adapter's parameters at hand where ZeRO-3 has divided them: their shapes are those of nothing."""
+        if is_partitioned(self.multilora_A[adapter_name]):
             gather_external(self, (getattr(self, kind).get(adapter_name) for kind in self.adapter_layer_names))
-        return multilora_low_rank(self.multilora_dropout[adapter_name](x), self.factors(adapter_name))
 
     def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
         if len(x) != len(adapter_names):
@@ -140,42 +148,17 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
         for name in dict.fromkeys(adapter_names):  # "__base__" and adapters of other layers have no parameters here
             if name in self.multilora_A:
                 rows = torch.tensor([i for i, other in enumerate(adapter_names) if other == name], device=x.device)
-                result = result.index_add(0, rows, self._low_rank(x[rows], name).to(result.dtype))
+                result = result.index_add(0, rows, self._added(x[rows], name).to(result.dtype))
         return result
-
-    def _dropout_is_active(self, adapter_name: str) -> bool:
-        dropout = self.multilora_dropout[adapter_name]
-        return dropout.training and isinstance(dropout, nn.Dropout)
-
-    def _base_is_plain_linear(self) -> bool:
-        """Whether the base layer's forward is `x Wᵀ + b` and nothing else, so that it may be skipped.
-
-        Not so with hooks: torch's own, global ones, accelerate's (an instance's `forward`, and `_hf_hook`).
-        """
-        base = self.base_layer
-        return (
-            type(base) is nn.Linear
-            and type(base.weight) in (nn.Parameter, Tensor)
-            and "forward" not in base.__dict__
-            and "_hf_hook" not in base.__dict__
-            and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks)
-            and not (
-                torch_module._global_forward_hooks
-                or torch_module._global_forward_pre_hooks
-                or torch_module._global_backward_hooks
-                or torch_module._global_backward_pre_hooks
-            )
-        )
 
     # Merging ----------------------------------------------------------------------------------------------------
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """ΔW of one adapter in the base weight's layout, computed in fp32 (fp64 for fp64 parameters).
 
-        (d_out, d_in), or (d_in, d_out) for `Conv1D`.
+        Of a linear layer (d_out, d_in), or (d_in, d_out) for `Conv1D`.
         """
-        delta = self.factors(adapter).delta()
-        return delta.t().contiguous() if isinstance(self.get_base_layer(), Conv1D) else delta
+        return self.factors(adapter).delta()
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the adapters' ΔW to the base weight, in place.
@@ -202,29 +185,32 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
                     f"NaNs detected in the merged weights. The adapter {name} seems to be broken: merging it would "
                     "put non-finite numbers into the base weight, which is left as it was"
                 )
-        if bits := packed_bits(base):
+        quantizer = quantizer_of(base)
+        if quantizer is not None:
+            bits = quantizer.packed_bits(base)
             warnings.warn(
                 f"merging into {bits}-bit weights quantises W + ΔW anew, and may lose most of ΔW; "
                 "multilora.base.quantization.requantization_errors(model), called before, says how much. Put the "
                 "adapter on base.dequantize() and merge there, and nothing is lost",
                 stacklevel=2,
             )
-        if not self.merged_adapters:
-            self._kept_weight = keep_weight(base)
+            if not self.merged_adapters:
+                self._kept_weight = quantizer.keep_weight(base)
         self.set_base_weight(merged.to(weight.dtype))
         self.merged_adapters += names
 
     def unmerge(self) -> None:
         """Take every merged ΔW out again.
 
-        A weight that bitsandbytes packed comes back to the bit. From any other weight ΔW is subtracted: in half
+        A packed weight comes back to the bit. From any other weight ΔW is subtracted: in half
         precision it comes back only up to rounding.
         """
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        if self._kept_weight is not None:
-            put_back(self.get_base_layer(), self._kept_weight)
+        quantizer = quantizer_of(base := self.get_base_layer())
+        if quantizer is not None and self._kept_weight is not None:
+            quantizer.put_back(base, self._kept_weight)
             self._kept_weight = None
             self.merged_adapters.clear()
         while self.merged_adapters:
@@ -270,21 +256,3 @@ class MultiLoraLinear(nn.Module, BaseTunerLayer):
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)
-
-
-def can_adapt(base_layer: nn.Module) -> bool:
-    """Whether a base layer is `nn.Linear`, transformers' `Conv1D` or a quantised linear layer that PEFT knows.
-
-    `nn.MultiheadAttention` reads its output projection's weight and never calls that layer, so an adapter on it would
-    be ignored in silence: no.
-    """
-    if isinstance(base_layer, NonDynamicallyQuantizableLinear):
-        return False
-    if isinstance(base_layer, (nn.Linear, Conv1D)):
-        return True
-    backend = resolve_quantization_backend(base_layer)
-    return backend is not None and backend.layer_type == "linear"
-
-
-def _empty(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, dtype=torch.float32))

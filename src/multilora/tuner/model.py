@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -16,13 +16,18 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from multilora.errors import InputError, nearest
-from multilora.tuner.bnb import keep_unsorted
 from multilora.tuner.config import MultiLoraConfig
-from multilora.tuner.layer import MultiLoraLinear, can_adapt
+from multilora.tuner.layer import MultiLoraLayer
+from multilora.tuner.linear import MultiLoraLinear, can_adapt
+from multilora.tuner.quantizers import prepare
 
 # PEFT guards its own methods likewise, by name, and misses dt_proj.
 _MAMBA = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 _NEVER_CALLED_IN_MAMBA = frozenset({"conv1d", "dt_proj", "out_proj"})
+
+
+# Kinds of adapted layers: whether a base layer is of the kind, and the class that adapts it. The first that fits.
+LAYER_TYPES: tuple[tuple[Callable[[nn.Module], bool], type[MultiLoraLayer]], ...] = ((can_adapt, MultiLoraLinear),)
 
 
 class NoMatchingModuleError(InputError, NoMatchingPeftModuleError):
@@ -42,7 +47,7 @@ class MultiLoraModel(BaseTuner):
     """
 
     prefix = "multilora_"
-    tuner_layer_cls = MultiLoraLinear
+    tuner_layer_cls = MultiLoraLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's declaration; target_modules=None means "all-linear" for every model
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -59,7 +64,7 @@ class MultiLoraModel(BaseTuner):
                 if len(unmatched) == len(wanted):
                     raise NoMatchingModuleError(message)
                 warnings.warn(message, stacklevel=2)
-        keep_unsorted(model)  # layers without an adapter pass gradients on to those that have one
+        prepare(model)  # layers without an adapter pass gradients on to those that have one
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except NoMatchingPeftModuleError as error:
@@ -80,7 +85,8 @@ class MultiLoraModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not can_adapt(base_layer):
+        layer_type = next((kind for accepts, kind in LAYER_TYPES if accepts(base_layer)), None)
+        if layer_type is None:
             raise InputError(
                 f"Target module {current_key!r} is not supported: it is a {type(base_layer).__module__}."
                 f"{type(base_layer).__qualname__}, and MultiLoRA adapts torch.nn.Linear, transformers' Conv1D and "
@@ -97,10 +103,10 @@ class MultiLoraModel(BaseTuner):
             "init_weights": peft_config.init_weights,
             "inference_mode": peft_config.inference_mode,
         }
-        if isinstance(target, MultiLoraLinear):
+        if isinstance(target, MultiLoraLayer):
             target.update_layer(adapter_name, **arguments)
         else:
-            layer = MultiLoraLinear(target, adapter_name, **arguments, **get_quantization_kwargs(self.model))
+            layer = layer_type(target, adapter_name, **arguments, **get_quantization_kwargs(self.model))
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)  # an adapter added beside the active one is not trained
             self._replace_module(parent, target_name, layer, target)
@@ -118,7 +124,7 @@ class MultiLoraModel(BaseTuner):
         dicts = [
             getattr(layer, kind)
             for layer in self.model.modules()
-            if isinstance(layer, MultiLoraLinear)
+            if isinstance(layer, MultiLoraLayer)
             for kind in layer.adapter_layer_names
         ]
         frozen = [each for each in dicts if adapter_name in each and not each[adapter_name].requires_grad]
@@ -141,7 +147,7 @@ class MultiLoraModel(BaseTuner):
             return
         if self.training:
             raise InputError("adapter_names is for inference; call model.eval() first, or leave it out")
-        layers = [module for module in self.modules() if isinstance(module, MultiLoraLinear)]
+        layers = [module for module in self.modules() if isinstance(module, MultiLoraLayer)]
         known = {name for layer in layers for name in layer.multilora_A} | {"__base__"}
         unknown = sorted(set(adapter_names) - known)
         if unknown:
@@ -153,7 +159,7 @@ class MultiLoraModel(BaseTuner):
         handles = [
             module.register_forward_pre_hook(hook, with_kwargs=True)
             for module in self.modules()
-            if isinstance(module, (MultiLoraLinear, AuxiliaryTrainingWrapper))
+            if isinstance(module, (MultiLoraLayer, AuxiliaryTrainingWrapper))
         ]
         try:
             yield
@@ -178,7 +184,7 @@ class MultiLoraModel(BaseTuner):
         expected = {
             f"{name}.{kind}.{adapter_name}" if name else f"{kind}.{adapter_name}"
             for name, module in model.named_modules()
-            if isinstance(module, MultiLoraLinear)
+            if isinstance(module, MultiLoraLayer)
             for kind in cls.tuner_layer_cls.adapter_layer_names
             if adapter_name in getattr(module, kind)
         }
@@ -211,7 +217,7 @@ def _warn_of_full_rank(model: nn.Module, adapter_name: str) -> None:
     found = [
         (name, layer.num_loras[adapter_name] * layer.r[adapter_name], min(layer.in_features, layer.out_features))
         for name, layer in model.named_modules()
-        if isinstance(layer, MultiLoraLinear) and adapter_name in layer.r
+        if isinstance(layer, MultiLoraLayer) and adapter_name in layer.r
     ]
     above = [(name, rank, limit) for name, rank, limit in found if rank > limit]
     if above:

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from multilora.tuner.layer import MultiLoraLinear
+from multilora.tuner.layer import MultiLoraLayer
 
 
 def scaling_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The trainable learned scales of a model's MultiLoRA layers, found by the layers' type."""
-    layers = (module for module in model.modules() if isinstance(module, MultiLoraLinear))
+    layers = (module for module in model.modules() if isinstance(module, MultiLoraLayer))
     return [scale for layer in layers for scale in layer.multilora_scaling.values() if scale.requires_grad]
 
 

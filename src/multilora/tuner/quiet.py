@@ -1,6 +1,6 @@
 """Importing is silent: bitsandbytes, which PEFT imports where it is installed, says that a kernel is missing.
 
-It is the kernel for the weights that it sorts, which nothing here uses (`multilora.tuner.bnb.keep_unsorted`).
+It is the kernel for the weights that it sorts, which nothing here uses (`multilora.tuner.bnb.prepare`).
 """
 
 from __future__ import annotations
