@@ -56,12 +56,14 @@ def analyze(
     """Look at what training changed: spectra, subspaces, modules, mechanism. Goes on where it was interrupted."""
     from multilora.report.analyze import AnalyzeOptions
     from multilora.report.analyze import analyze as analyze_runs
+    from multilora_cli.flags import naming_flags
     from multilora_cli.progress import analysis_bar
     from multilora_cli.show_analysis import show_analysis
 
     options = AnalyzeOptions(base, reference, top, exact, precision.value, mechanism, intruders, bench)
     try:
-        report = analyze_runs(runs, out, options, analysis_bar())
+        with naming_flags(bench="--bench"):
+            report = analyze_runs(runs, out, options, analysis_bar())
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on with the matrices that are left", err=True)
         raise typer.Exit(130) from None

@@ -38,6 +38,9 @@ def bench(
 
     from multilora.bench.run import BenchOptions
     from multilora.bench.run import bench as measure
+    from multilora.report.page import REPORT_FILE, report_on
+    from multilora.report.static import write_figures
+    from multilora_cli.flags import naming_flags
     from multilora_cli.show_bench import show_bench
     from multilora_cli.training import listed
 
@@ -63,7 +66,14 @@ def bench(
         trust_remote_code=trust_remote_code,
     )
     err = Console(stderr=True, highlight=False)
-    result = measure(options, lambda text: err.print(text, style="dim", markup=False, soft_wrap=True))
-    show_bench(result, out)
-    if result["faults"]:
+    with naming_flags(
+        r="--rank", num_loras="--num-loras", batch="--batch", lengths="--seq-len", repeats="--repeats",
+        device="--device", out="--out",
+    ):  # fmt: skip
+        record = measure(options, lambda text: err.print(text, style="dim", markup=False, soft_wrap=True))
+    if out is not None and record.names:
+        write_figures(out / "figures", {}, record)
+        report_on(out / REPORT_FILE, None, [], record)
+    show_bench(record, out)
+    if record.faults:
         raise typer.Exit(1)

@@ -86,7 +86,7 @@ def check(folder: Path, text: str, said: str) -> None:
     message = str(caught.value)
     assert said in message
     assert str(file) in message
-    assert message.startswith("--bench: ")
+    assert message.startswith("bench: ")
     assert message.endswith("give the bench.json that `multilora bench --out FOLDER` wrote")
     assert "\n" not in message
     assert len(message) < 600 + len(str(file))

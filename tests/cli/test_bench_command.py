@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from multilora import InputError
+from multilora.bench.methods import MeasuredMethod
 from multilora.bench.record import read_bench
 from multilora.bench.run import TOY, BenchOptions, bench
 from multilora_cli.main import app
@@ -20,7 +22,7 @@ LAYERS = 7 * BLOCKS
 
 def measured(**options: Any) -> dict[str, Any]:
     given = {"batch": 2, "lengths": (8, 16), "minutes": 0.0, "repeats": 1, "device": "cpu"}
-    return bench(BenchOptions(**(given | options)), lambda text: None)
+    return bench(BenchOptions(**(given | options)), lambda text: None).content()
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +112,51 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "--batch must be at least 1"),
-        ({"lengths": (8, 8)}, "--seq-len: name each length once"),
-        ({"lengths": ()}, "--seq-len"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"lengths": (8, 8)}, "lengths: name each length once"),
+        ({"lengths": ()}, "lengths"),
         ({"methods": ["lora-8"]}, "unknown method"),
-        ({"device": "tpu"}, "--device must be"),
+        ({"device": "tpu"}, "device must be"),
         ({"model": "no/such/folder/here"}, "no/such/folder/here"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         measured(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rank", "0"], "--rank must be at least 1; got 0"),
+        (["--seq-len", "8,8"], "--seq-len: name each length once; got [8, 8]"),
+        (["--device", "tpu"], "--device must be cpu or cuda; got 'tpu'"),
+    ],
+)
+def test_the_command_names_flags(arguments: list[str], message: str) -> None:
+    found = CliRunner().invoke(app, ["bench", *arguments])
+    assert isinstance(found.exception, InputError)
+    assert str(found.exception) == message
+
+
+def test_a_method_without_memory_is_named_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = MeasuredMethod.loss, [0]
+
+    def loss(self: MeasuredMethod, tokens: torch.Tensor) -> torch.Tensor:
+        calls[0] += self.name == "lora@4"
+        if self.name == "full" or (self.name == "lora@4" and calls[0] > 4):  # three calls alone, then the rounds
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+        return real(self, tokens)
+
+    monkeypatch.setattr(MeasuredMethod, "loss", loss)
+    found = measured(lengths=(8,), methods=["full", "lora@4", "multilora@2x2"])
+    assert list(found["lengths"]["8"]["methods"]) == ["multilora@2x2"]
+    assert found["lengths"]["8"]["methods"]["multilora@2x2"]["tokens_per_second"]["over_reference"] is None
+    said = {fault["method"]: fault["message"] for fault in found["faults"]}
+    assert said == {
+        "full": "CUDA out of memory. Tried to allocate 2 GiB",
+        "lora@4": "CUDA out of memory. Tried to allocate 2 GiB (beside the other methods)",
+    }
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
-"""What bench.json holds, as it is read again: checked, because a user may give any file."""
+"""bench.json: written and read by one class, and checked, because a user may give any file."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field
 
 from multilora.errors import InputError
+from multilora.storage.record import Part, Record
 
 FORMAT = 2
 RESULTS = "bench.json"
@@ -23,14 +23,20 @@ Name = Annotated[str, Field(min_length=1, max_length=300)]
 Length = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 
 
-class _Part(BaseModel):
-    """What all parts share. Keys that are not known are left out: a later version may write more."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+class _Part(Part):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class KindBytes(_Part):
-    """Memory of a training step, as `multilora.bench.measure.Bytes` has it."""
+    """Memory of a training step, each kind for itself.
+
+    Attributes:
+        weights: parameters and buffers, the base's among them.
+        activations: what the graph keeps from forward for backward.
+        gradients: of what is trained.
+        optimizer: its state.
+        peak: most bytes alive at once in a step, on a GPU as its allocator counts them, elsewhere as tensors.
+    """
 
     weights: Count
     activations: Count
@@ -40,11 +46,12 @@ class KindBytes(_Part):
 
 
 class Ratios(_Part):
-    """Of the times within each round: median and quartiles."""
+    """Of the times within each round: median, quartiles and minimum."""
 
     median: Speed
     q1: Speed
     q3: Speed
+    min: Speed | None = None
 
 
 class Speeds(_Part):
@@ -69,7 +76,7 @@ class MethodCosts(_Part):
         kind: which method it is.
         num_loras, r: of an adapter.
         trainable_parameters: a count.
-        adapter_bytes: None: it has no adapter.
+        adapter_bytes: None if it has no adapter.
         bytes: memory by kind.
         tokens_per_second: speed.
     """
@@ -84,13 +91,15 @@ class MethodCosts(_Part):
 
     @property
     def total_rank(self) -> int | None:
-        """n·r; None: it has no adapter."""
+        """n·r; None if it has no adapter."""
         return None if self.num_loras is None or self.r is None else self.num_loras * self.r
 
 
 class Busy(_Part):
-    """How busy others kept the machine: their share of all cores' time. None: nobody knows."""
+    """How busy other processes kept the machine: their share of all cores' time, None if unknown; load averages."""
 
+    load_average_before: list[float] | None = None
+    load_average_after: list[float] | None = None
     others_cpu: Annotated[float, Field(ge=0)] | None
 
 
@@ -106,18 +115,49 @@ class Machine(_Part):
     """On what it was measured."""
 
     cpu: str
-    gpu: str | None
+    cpu_features: list[str] | None = None
+    cores: int | None = None
     threads: Positive
+    system: str | None = None
+    python: str | None = None
     versions: dict[str, str]
+    gpu: str | None
 
 
 class Settings(_Part):
-    """How it was measured."""
+    """How it was measured: `multilora.bench.run.BenchOptions`, and the device that was taken."""
 
+    model: str | None = None
+    methods: list[str] | None = None
+    r: int | None = None
+    num_loras: int | None = None
     batch: Positive
+    lengths: list[int] | None = None
     bf16: bool
     checkpointing: bool
+    repeats: int | None = None
+    minutes: float | None = None
     device: Literal["cpu", "cuda"]
+    trust_remote_code: bool | None = None
+
+
+class ModuleGrowth(_Part):
+    """MultiLoRA of one rank at one length: (n, bytes kept for backward) in ascending order, and what a module adds."""
+
+    points: list[tuple[int, int]]
+    per_module: float
+
+
+class Growth(_Part):
+    """How the bytes kept for backward grow, from one measured point to the next.
+
+    Attributes:
+        modules: by length.
+        per_token: by method, from the shortest to the longest length.
+    """
+
+    modules: dict[str, ModuleGrowth] = Field(default_factory=dict[str, ModuleGrowth])
+    per_token: dict[str, float] = Field(default_factory=dict[str, float])
 
 
 class NotMeasured(_Part):
@@ -128,31 +168,31 @@ class NotMeasured(_Part):
     message: str
 
 
-class BenchRecord(_Part):
+class BenchRecord(Record):
     """The content of bench.json.
 
     Attributes:
         model: whose shape was measured.
         base_parameters: of the model without adapters.
-        reference: the LoRA with which speeds are compared; None: there is none.
+        reference: the LoRA with which speeds are compared; None if there is none.
         lengths: by tokens per row.
+        growth: of the bytes kept for backward.
         faults: what could not be measured.
     """
 
-    format: Literal[2]
+    model_config = ConfigDict(allow_inf_nan=False)
+    READABLE: ClassVar[tuple[int, ...]] = (FORMAT,)
+    INDENT: ClassVar[int | None] = 1
+
+    format: int  # pyright: ignore[reportGeneralTypeIssues] - no file of this kind lacks it
     machine: Machine
     model: str
     base_parameters: Positive
     settings: Settings
     reference: str | None
     lengths: Annotated[dict[Length, AtLength], Field(min_length=1, max_length=64)]
+    growth: Growth | None = None
     faults: list[NotMeasured]
-
-    @model_validator(mode="after")
-    def _has_methods(self) -> BenchRecord:
-        if not any(at.methods for at in self.lengths.values()):
-            raise ValueError("no method was measured")
-        return self
 
     @property
     def names(self) -> list[str]:
@@ -166,7 +206,7 @@ class BenchRecord(_Part):
 
     @property
     def others_cpu(self) -> float | None:
-        """The largest share of the cores' time that others took; None: nobody knows."""
+        """The largest share of the cores' time that others took; None if unknown."""
         shares = [at.load.others_cpu for at in self.lengths.values()]
         known = [share for share in shares if share is not None]
         return max(known) if len(known) == len(shares) else None
@@ -185,12 +225,11 @@ class BenchRecord(_Part):
         return f"{where}; {precision}; batches of {self.settings.batch} rows{again}"
 
 
-def read_bench(path: Path, option: str = "--bench") -> BenchRecord:
+def read_bench(path: Path) -> BenchRecord:
     """The file, or that in a folder which `multilora bench --out` wrote.
 
     Args:
         path: bench.json, or its folder.
-        option: as a message calls it.
 
     Raises:
         InputError: there is no such file, or it holds something else.
@@ -198,30 +237,9 @@ def read_bench(path: Path, option: str = "--bench") -> BenchRecord:
     remedy = "give the bench.json that `multilora bench --out FOLDER` wrote"
     file = path / RESULTS if path.is_dir() else path
     try:
-        found: object = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{option}: cannot read {str(file)!r}: {error.strerror}; {remedy}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{option}: {str(file)!r} is not JSON ({_first_line(error)}); {remedy}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{option}: {str(file)!r} holds no object; {remedy}")
-    try:
-        return BenchRecord.model_validate(found)
-    except ValidationError as error:
-        raise InputError(f"{option}: {str(file)!r}: {_fault(error)}; {remedy}") from error
-
-
-def _fault(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(map(str, first["loc"])) or "the file"
-    more = f" (and {error.error_count() - 1:,} more)" if error.error_count() > 1 else ""
-    if first["type"] == "missing":
-        return f"{field[:300]} is missing{more}"
-    shown = repr(first["input"])
-    message = first["msg"].removeprefix("Value error, ")
-    got = f"; got {shown if len(shown) <= 60 else shown[:59] + '…'}" if first["loc"] else ""
-    return f"{field[:300]}: {message[:1].lower()}{message[1:]}{got}{more}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0]
+        found = BenchRecord.read(file, remedy)
+    except InputError as error:
+        raise InputError(f"bench: {error}") from error
+    if not found.names:
+        raise InputError(f"bench: {str(file)!r}: no method was measured; {remedy}")
+    return found

@@ -1,4 +1,4 @@
-"""The models that a bench measures: one base with random weights, adapted by each method."""
+"""The methods that a bench measures: one base with random weights, adapted by each of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FROZEN = "frozen base"
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredMethod:
     """A model and its training step.
 
     Attributes:
@@ -43,7 +43,7 @@ class Subject:
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer | None:
-        """AdamW with a learning rate of zero: a step's arithmetic, and weights that stay. None: nothing is trained."""
+        """AdamW with a learning rate of zero: a step's arithmetic, weights that stay. None if nothing is trained."""
         return torch.optim.AdamW(self.trainable, lr=0.0, fused=True) if self.trainable else None
 
     @property
@@ -55,6 +55,12 @@ class Subject:
         """Of predicting the tokens (rows, length), with a graph to go back through."""
         with self._precision(tokens.device.type):
             return self.model(input_ids=tokens, labels=tokens, use_cache=False).loss
+
+    def step(self, tokens: Tensor) -> None:
+        """Forward, backward and optimizer. Gradients are None before, and stay."""
+        self.loss(tokens).backward()
+        if self.optimizer is not None:
+            self.optimizer.step()
 
     def _precision(self, device: str) -> AbstractContextManager[Any]:
         return torch.autocast(device, torch.bfloat16) if self.full and self.bf16 else nullcontext()
@@ -68,7 +74,7 @@ def base_model(config: Any, bf16: bool, device: str) -> Any:
     return model.requires_grad_(False).train()
 
 
-def build(method: NamedMethod | None, base: Any, bf16: bool, checkpointing: bool) -> Subject:
+def build(method: NamedMethod | None, base: Any, bf16: bool, checkpointing: bool) -> MeasuredMethod:
     """The base adapted by a method; None: the frozen base, through which gradients flow as through an adapted one.
 
     Adapted models share the base's weights; full fine-tuning has a copy of its own, in fp32.
@@ -87,7 +93,7 @@ def build(method: NamedMethod | None, base: Any, bf16: bool, checkpointing: bool
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if method is None:
         model.get_input_embeddings().register_forward_hook(_with_gradient)
-    return Subject(FROZEN if method is None else method.name, model.train(), full, bf16)
+    return MeasuredMethod(FROZEN if method is None else method.name, model.train(), full, bf16)
 
 
 def unique_bytes(tensors: Iterable[Tensor]) -> int:

@@ -1,0 +1,29 @@
+"""The library's errors name arguments; a command's user knows flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+
+@contextmanager
+def naming_flags(**flags: str) -> Generator[None]:
+    """Errors that begin with the name of an argument begin with its flag instead.
+
+    Args:
+        flags: by argument, such as `r="--rank"`.
+
+    Raises:
+        InputError: as the library's, with the flag.
+    """
+    from multilora.errors import InputError
+
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        found = re.match(r"\w+(?=[ :])", message)
+        if found is None or found[0] not in flags:
+            raise
+        raise InputError(flags[found[0]] + message[found.end() :]) from error
