@@ -22,7 +22,8 @@ from benchmarks.gpu_memory import StepBytes, step_bytes, take_step
 from benchmarks.gpu_options import parsed
 from benchmarks.rates import Shape, device_facts, launch_seconds, matmul_rate, necessary
 from multilora.bench import machine, rounds
-from multilora.bench.subjects import Subject, base_model
+from multilora.bench.methods import MeasuredMethod as Subject
+from multilora.bench.methods import base_model
 from multilora.terminal import quiet_libraries
 
 METHODS = (methods.BASE, methods.LORA, methods.LORAS, methods.VECTOR)

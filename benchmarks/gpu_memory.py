@@ -11,7 +11,8 @@ from torch import Tensor
 from benchmarks.rates import wait
 from multilora.bench.kept import live_bytes
 from multilora.bench.live_bytes import LiveBytes
-from multilora.bench.subjects import Subject, unique_bytes
+from multilora.bench.methods import MeasuredMethod as Subject
+from multilora.bench.methods import unique_bytes
 
 
 @dataclass(frozen=True)

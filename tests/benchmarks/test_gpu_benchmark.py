@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu, gpu_options, gpu_targets, methods, products, rates
-from multilora.bench.subjects import Subject
+from multilora.bench.methods import MeasuredMethod as Subject
 
 QUICK = ["--quick", "--repeats", "1", "--device", "cpu"]
 SIZES = gpu_options.TOY
