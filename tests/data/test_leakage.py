@@ -198,6 +198,6 @@ def test_a_benchmarks_question_among_ones_own_rows(tmp_path: Path, template: str
         }
     )
     tasks = [build_task(name, section) for name, section in recipe.tasks.items()]
-    report = find_leaks(tasks, EvaluationRows.of(tasks))
+    report = find_leaks(tasks)
     assert report.leaked_rows == found
     assert [(pair.first, pair.second) for pair in report.leaks] == [("mine/train", "gsm8k/test")] * found

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from multilora import InputError
 from multilora.data.encoding import TaskCounts
-from multilora.data.guard import WithoutLeaks
+from multilora.data.guard import LeakedRows, WithoutLeaks
 from multilora.data.leakage import EvaluationRows
 from multilora.data.limits import ModelLimits
 from multilora.data.streaming import MixtureStream, StreamedMixture, counts_of_all, turns
@@ -270,7 +270,7 @@ def test_the_record_has_each_files_size_and_time(tmp_path: Path) -> None:
 
 def test_files_are_found_inside_a_task_that_leaves_out_rows(tmp_path: Path) -> None:
     (task,) = streamed(tmp_path, [1]).tasks
-    wrapped = WithoutLeaks(task, EvaluationRows(), lambda row, equal: None)
+    wrapped = WithoutLeaks(task, EvaluationRows(), LeakedRows())
     assert wrapped.files("train") == [tmp_path / "a.jsonl"]
 
 

@@ -161,27 +161,33 @@ class LeakReport:
         return len({row for pair in self.leaks for row, _ in pair.matches})
 
 
-def find_leaks(tasks: Sequence[Task], evaluation: EvaluationRows | None = None) -> LeakReport:
-    """Compare all training rows with all evaluation rows of a recipe's tasks.
-
-    Args:
-        tasks: the tasks.
-        evaluation: the evaluation rows, where they have been read; None: read them, and those shown in prompts.
+def find_leaks(tasks: Sequence[Task]) -> LeakReport:
+    """Compare all training rows with all evaluation rows of some tasks, those shown in prompts too.
 
     Raises:
         InputError: a training file is missing or makes no sense.
     """
-    evaluation = EvaluationRows.of(tasks, shown=True) if evaluation is None else evaluation
-    leaks, read = _Pairs(), dict[str, int]()
+    evaluation = EvaluationRows.of(tasks, shown=True)
+    matches, read = list[tuple[RowName, Sequence[RowName]]](), dict[str, int]()
     for task in tasks:
         count = 0
         for row in task.train_rows():
             if isinstance(row, Example):
                 count += 1
-                name = RowName(task.name, "train", row.source, row.id)
-                leaks.add((name, other) for other in evaluation.equal_to(row) if other.place != "shown")
+                equal = [other for other in evaluation.equal_to(row) if other.place != "shown"]
+                if equal:
+                    matches.append((RowName(task.name, "train", row.source, row.id), equal))
         read[f"{task.name}/train"] = count
-    return LeakReport(leaks.sorted(tasks), _shared(evaluation).sorted(tasks), read | evaluation.read, evaluation.unread)
+    shared = _shared(evaluation).sorted(tasks)
+    return LeakReport(by_pair(tasks, matches), shared, read | evaluation.read, evaluation.unread)
+
+
+def by_pair(tasks: Sequence[Task], matches: Iterable[tuple[RowName, Sequence[RowName]]]) -> list[Pair]:
+    """Matches of rows with the rows that they equal, by the splits of both, in the order of the tasks."""
+    pairs = _Pairs()
+    for row, equal in matches:
+        pairs.add((row, other) for other in equal)
+    return pairs.sorted(tasks)
 
 
 class _Pairs(dict[tuple[str, str], Pair]):

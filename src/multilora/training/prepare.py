@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from multilora.data.encoded_mixture import EncodedMixture
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.encoding import OnBadRow, RowRules, encode_tasks
-from multilora.data.guard import Guarded, guard_training
+from multilora.data.guard import Guard, LeakedRows
 from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import Recipe
@@ -88,19 +88,22 @@ class TrainingData:
 
     Attributes:
         mixture: the rows, encoded or to be streamed.
-        guarded: the rows that are left out because they equal evaluation rows; complete once all rows have been read.
+        leaked: by task name: the rows that are left out because they equal evaluation rows; of a stream, as far as it
+            has been read.
+        unread: evaluation files that could not be compared, one line per task.
         steps: optimizer steps of the whole run.
     """
 
     mixture: Mixture
-    guarded: Guarded
+    leaked: Mapping[str, LeakedRows]
+    unread: Sequence[str]
     steps: int
 
     def notes(self) -> list[str]:
         """What became of the rows, as far as it is known: one line for each kind that was not used as it is."""
-        lines = list(self.guarded.notes)
+        lines = list(self.unread)
         for task in self.mixture.tasks if isinstance(self.mixture, EncodedMixture) else ():
-            lines += [*self.guarded.left_out[task.name].notes(task.name), *task.counts.notes(task.name)]
+            lines += [*self.leaked[task.name].notes(task.name), *task.counts.notes(task.name)]
         return lines
 
 
@@ -124,14 +127,16 @@ def prepare_data(
         InputError: rows leak and the recipe says fail; as `encode_mixture`.
     """
     note(f"{'streaming' if recipe.mixture.streaming else 'reading'} {', '.join(recipe.tasks)}")
-    guarded = guard_training(tasks, recipe.mixture.on_leak)
+    guard = Guard.of(tasks, recipe.mixture.on_leak)
     if recipe.mixture.streaming:
-        mixture = streamed_mixture(recipe, guarded.tasks, encoder, shard)
+        guard.compare_rest()  # with fail, each row once before training; what is streamed then need not be compared
+        mixture = streamed_mixture(recipe, tasks if guard.on_leak == "fail" else guard.tasks, encoder, shard)
     else:
-        mixture = encode_mixture(recipe, guarded.tasks, encoder)
+        with guard.reading():
+            mixture = encode_mixture(recipe, guard.tasks, encoder)
         for task in mixture.tasks:
-            task.counts.leaked = len(guarded.left_out[task.name])
-    data = TrainingData(mixture, guarded, steps_of(recipe, mixture, shard[1]))
+            task.counts.leaked = len(guard.leaked[task.name])
+    data = TrainingData(mixture, guard.leaked, guard.notes, steps_of(recipe, mixture, shard[1]))
     for line in data.notes():
         note(line)
     return data

@@ -14,7 +14,7 @@ from multilora.base.loading import ModelSource
 from multilora.data.encoded_mixture import EncodedMixture
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.encoding import EncodedTask, encode_tasks
-from multilora.data.guard import Guarded, guard_training
+from multilora.data.guard import Guard
 from multilora.data.mixture import mixture_stream
 from multilora.data.packing import packed_rows
 from multilora.data.round_trip import RoundTrip, decoded, round_trip, spread
@@ -123,22 +123,22 @@ def preview_recipe(path: Path, overrides: Sequence[str] = (), samples: int = 3) 
         InputError: what stops training stops this: the recipe, the data, the tokenizer.
     """
     recipe = load_recipe(path, overrides)
-    guarded = _guarded(recipe, open_tasks(recipe))
+    guard = _guard_of(recipe, open_tasks(recipe))
     source = ModelSource.find(recipe.model)
     with quiet_libraries():
         tokenizer = source.tokenizer()
         encoder = PromptCompletionEncoder(tokenizer)
         prepare = _first_rows if recipe.mixture.streaming else encode_mixture
-        mixture = prepare(recipe, guarded.tasks, encoder)
-        return _preview(recipe, guarded, tokenizer, encoder, mixture, samples)
+        with guard.reading():
+            mixture = prepare(recipe, guard.tasks, encoder)
+        return _preview(recipe, guard, tokenizer, encoder, mixture, samples)
 
 
-def _guarded(recipe: Recipe, tasks: list[Task]) -> Guarded:
+def _guard_of(recipe: Recipe, tasks: list[Task]) -> Guard:
     if recipe.mixture.streaming and recipe.mixture.on_leak == "fail":
-        return Guarded(
-            tasks, {}, ["not compared with evaluation rows, as it streams: `multilora data check` does that"]
-        )
-    return guard_training(tasks, recipe.mixture.on_leak)
+        note = "not compared with evaluation rows, as it streams: `multilora data check` does that"
+        return Guard(tasks, "fail", {}, [note])
+    return Guard.of(tasks, recipe.mixture.on_leak)
 
 
 def _first_rows(recipe: Recipe, tasks: Sequence[Task], encoder: PromptCompletionEncoder) -> EncodedMixture:
@@ -148,7 +148,7 @@ def _first_rows(recipe: Recipe, tasks: Sequence[Task], encoder: PromptCompletion
 
 def _preview(
     recipe: Recipe,
-    guarded: Guarded,
+    guard: Guard,
     tokenizer: Any,
     encoder: PromptCompletionEncoder,
     mixture: EncodedMixture,
@@ -161,11 +161,9 @@ def _preview(
     total = sum(mixture.rates)
     shares = [rate / total for rate in mixture.rates]
     tokens = [share * float(task.lengths.mean()) for share, task in zip(shares, mixture.tasks, strict=True)]
-    left_out = {name: len(rows) for name, rows in guarded.left_out.items()}  # before rows are read again
+    left_out = {name: len(rows) for name, rows in guard.leaked.items()}  # before rows are read again
     previews: dict[str, TaskPreview] = {}
-    for task, encoded, rate, share, part in zip(
-        guarded.tasks, mixture.tasks, mixture.rates, shares, tokens, strict=True
-    ):
+    for task, encoded, rate, share, part in zip(guard.tasks, mixture.tasks, mixture.rates, shares, tokens, strict=True):
         counts = encoded.counts
         previews[task.name] = TaskPreview(
             examples=len(encoded),
@@ -192,7 +190,7 @@ def _preview(
         max_length=training.max_length,
         on_long_example=training.on_long_example,
         tasks=previews,
-        notes=guarded.notes + [note for task in mixture.tasks for note in _notes(recipe, guarded, task)],
+        notes=guard.notes + [note for task in mixture.tasks for note in _notes(recipe, guard, task)],
         warnings=[_lossy(name, task.round_trip) for name, task in previews.items() if _is_lossy(task.round_trip)],
     )
 
@@ -202,9 +200,9 @@ def _cut_off(recipe: Recipe, task: EncodedTask) -> bool:
     return recipe.mixture.streaming and task.counts.rows >= _ROWS_OF_STREAM
 
 
-def _notes(recipe: Recipe, guarded: Guarded, task: EncodedTask) -> list[str]:
+def _notes(recipe: Recipe, guard: Guard, task: EncodedTask) -> list[str]:
     cut = [f"{task.name}: it streams; the figures are of its first {task.counts.rows:,} rows"]
-    left_out = guarded.left_out[task.name].notes(task.name) if task.name in guarded.left_out else []
+    left_out = guard.leaked[task.name].notes(task.name) if task.name in guard.leaked else []
     return (cut if _cut_off(recipe, task) else []) + left_out + task.counts.notes(task.name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import set_seed
 from multilora.base.loading import ModelSource, weights_dtype
 from multilora.data.encoded_mixture import EncodedMixture
 from multilora.data.encoder import PromptCompletionEncoder
-from multilora.data.guard import Guarded
+from multilora.data.guard import LeakedRows
 from multilora.data.limits import ModelLimits
 from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
@@ -84,7 +85,7 @@ class _Run:
     folder: RunFolder
     processes: Processes
     tokenizer: Any
-    guarded: Guarded
+    leaked: Mapping[str, LeakedRows]
     mixture: EncodedMixture | StreamedMixture
     validation: Validation | None
     model: Any
@@ -104,7 +105,7 @@ def _prepare(recipe: Recipe, folder: RunFolder, processes: Processes, sharded: b
         tokenizer = source.tokenizer()
         encoder = PromptCompletionEncoder(tokenizer)
         data = prepare_data(recipe, tasks, encoder, (processes.index, processes.count), progress.note)
-        guarded, mixture, steps = data.guarded, data.mixture, data.steps
+        leaked, mixture, steps = data.leaked, data.mixture, data.steps
         folder.check_data(mixture)
         validation = (
             Validation(
@@ -136,7 +137,7 @@ def _prepare(recipe: Recipe, folder: RunFolder, processes: Processes, sharded: b
     if not processes.main:  # dropout's masks of its own; all else has been drawn
         set_seed((training.seed + processes.index) % 2**32)
     return _Run(
-        recipe, folder, processes, tokenizer, guarded, mixture, validation, model, steps, loading, trainer, use_cache
+        recipe, folder, processes, tokenizer, leaked, mixture, validation, model, steps, loading, trainer, use_cache
     )
 
 
@@ -178,8 +179,8 @@ def _train(run: _Run, progress: Progress, weights: Path) -> RunResult:
     finally:
         metrics.close()
     tasks = run.loading.counts()
-    for name, left_out in run.guarded.left_out.items():
-        tasks[name]["leaked"] = len(left_out)
+    for name, rows in run.leaked.items():
+        tasks[name]["leaked"] = len(rows)
     model.config.use_cache = run.use_cache  # the trainer has its own, which is not the model's
 
     best = processes.by_main(lambda: read_best(folder.best))
