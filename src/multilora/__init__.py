@@ -5,6 +5,7 @@ from importlib.metadata import version
 from multilora.adapter.export.peft import export_lora
 from multilora.adapter.from_lora import from_lora
 from multilora.errors import InputError
+from multilora.tasks.registry import register_task
 from multilora.tuner import quiet as _quiet  # noqa: F401 # pyright: ignore[reportUnusedImport] - first: the rest imports PEFT
 from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.model import MultiLoraModel
@@ -14,4 +15,12 @@ __version__ = version("multilora")
 
 register(MultiLoraConfig, MultiLoraModel)
 
-__all__ = ["InputError", "MultiLoraConfig", "MultiLoraModel", "__version__", "export_lora", "from_lora"]
+__all__ = [
+    "InputError",
+    "MultiLoraConfig",
+    "MultiLoraModel",
+    "__version__",
+    "export_lora",
+    "from_lora",
+    "register_task",
+]

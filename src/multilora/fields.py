@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
@@ -49,6 +49,12 @@ PathText = Annotated[Path, BeforeValidator(expand)]
 
 
 class Section(BaseModel):
-    """What all sections share: unknown keys, NaN and infinity are refused; nothing changes after validation."""
+    """What all sections share: unknown keys, NaN and infinity are refused; nothing changes after validation.
+
+    Attributes:
+        FREE_TO_CHANGE: fields that do not determine the trained weights (`Recipe.determining`).
+    """
+
+    FREE_TO_CHANGE: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -13,7 +13,6 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from multilora.tasks.registry import BuiltIn
 from multilora_cli import main
 from tasks.formats import made_up, write_lines
 from tiny_run import make_model
@@ -21,7 +20,7 @@ from tiny_run import make_model
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 
 Run = Callable[..., tuple[int, str, str]]
-KINDS: tuple[BuiltIn, ...] = ("rte", "multirc", "gsm8k", "alpaca")
+KINDS: tuple[str, ...] = ("rte", "multirc", "gsm8k", "alpaca")
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def write_recipe(folder: Path, kinds: tuple[BuiltIn, ...] = KINDS, name: str = "lora", **training: Any) -> Path:
+def write_recipe(folder: Path, kinds: tuple[str, ...] = KINDS, name: str = "lora", **training: Any) -> Path:
     """A recipe on made-up data with its model in the folder."""
     if not (folder / "base").exists():
         make_model(folder / "base", max_position_embeddings=256)

@@ -17,10 +17,9 @@ from data.rows_in_memory import RowsTask, examples, rows_task
 from multilora.data.leakage import EvaluationRows, LeakReport, find_leaks
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
+from multilora.tasks.data_sets.wic import WiC
 from multilora.tasks.example import BadRow, Example
 from multilora.tasks.keys import key_of, normalised
-from multilora.tasks.registry import build_task
-from multilora.tasks.wic import WiC
 from multilora.training.prepare import open_tasks
 from places import ROOT
 
@@ -166,7 +165,7 @@ def test_rows_that_differ_in_punctuation_alone_stay_on_one_side(data_dir: Path) 
     keys = Counter(key_of(row) for row in WiC("wic", folder).train_rows() if isinstance(row, Example))
     assert max(keys.values()) > 1  # there is such a pair, so the next line says something
     for share in (0.05, 0.1, 0.5, 0.9):
-        assert find_leaks([WiC("wic", folder, share)]).leaks == []
+        assert find_leaks([WiC("wic", folder, validation_share=share)]).leaks == []
 
 
 @pytest.mark.parametrize(
@@ -197,7 +196,7 @@ def test_a_benchmarks_question_among_ones_own_rows(tmp_path: Path, template: str
             "training": {"output": "o", "steps": 1},
         }
     )
-    tasks = [build_task(name, section) for name, section in recipe.tasks.items()]
+    tasks = [section.build(name) for name, section in recipe.tasks.items()]
     report = find_leaks(tasks)
     assert report.leaked_rows == found
     assert [(pair.first, pair.second) for pair in report.leaks] == [("mine/train", "gsm8k/test")] * found

@@ -19,11 +19,11 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation.in_memory import GivenTask, harness_folder, stock_requests, stock_task
+from multilora.tasks.data_sets.mmlu import MMLU
+from multilora.tasks.data_sets.mmlu_subjects import SUBJECTS
 from multilora.tasks.example import Example
 from multilora.tasks.folder import FolderTask
-from multilora.tasks.mmlu import MMLU, SUBJECTS
-from multilora.tasks.registry import BUILT_IN, BuiltIn
-from tasks.formats import JSON_LINES, write_lines
+from tasks.formats import DATA_SETS, JSON_LINES, write_lines
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 
@@ -118,9 +118,9 @@ def same_scores(model: Any, tokenizer: Any, rows: Sequence[Example], stock: Any)
 
 
 @pytest.mark.parametrize("kind", ["boolq", "rte", "wic", "copa", "cb", "wsc"])
-def test_prompts_and_likelihoods(kind: BuiltIn, data_dir: Path, model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_prompts_and_likelihoods(kind: str, data_dir: Path, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     folder = data_dir / "data" / "superglue" / SUPERGLUE[kind]
-    ours = examples(BUILT_IN[kind](kind, folder))
+    ours = examples(DATA_SETS[kind](kind, folder))
     numbers = spread(ours)
     if kind == "wsc":
         numbers = [number for number in numbers if number != MARKED_WRONGLY]
@@ -138,9 +138,9 @@ MARKED_WRONGLY = 42
 
 
 @pytest.mark.parametrize("kind", ["boolq", "rte", "wic", "copa", "cb", "wsc"])
-def test_prompts_of_all_rows(kind: BuiltIn, data_dir: Path, tmp_path: Path) -> None:
+def test_prompts_of_all_rows(kind: str, data_dir: Path, tmp_path: Path) -> None:
     folder = data_dir / "data" / "superglue" / SUPERGLUE[kind]
-    ours = pairs(examples(BUILT_IN[kind](kind, folder)))
+    ours = pairs(examples(DATA_SETS[kind](kind, folder)))
     originals = [as_on_the_hub(kind, row) for row in lines(folder / "val.jsonl")]
     theirs = stock_requests(stock_task(tmp_path, f"super_glue/{kind}/default.yaml", originals))
     differing = [number for number, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other]
@@ -165,7 +165,7 @@ def test_multirc_has_the_same_text_with_another_boundary(
 ) -> None:
     """The harness's choices are "yes" and "no" with labels of "no" and "yes": its accuracy is of the wrong answers."""
     folder = data_dir / "data" / "superglue" / "MultiRC"
-    ours = examples(BUILT_IN["multirc"]("multirc", folder))
+    ours = examples(DATA_SETS["multirc"]("multirc", folder))
     originals = [row for original in lines(folder / "val.jsonl") for row in multirc_rows(original)]
     assert len(ours) == len(originals)
     shortest = sorted(range(len(ours)), key=lambda number: len(ours[number].prompt))[:ROWS]
@@ -204,7 +204,7 @@ def _squad_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_record_on_made_up_rows(tmp_path: Path) -> None:
     originals = [JSON_LINES["record"](number) for number in range(4)]
     write_lines(tmp_path / "val.jsonl", originals)
-    ours = examples(BUILT_IN["record"]("record", tmp_path))
+    ours = examples(DATA_SETS["record"]("record", tmp_path))
     hub: list[Row] = []
     for original in originals:
         text = original["passage"]["text"]
@@ -274,7 +274,7 @@ def test_gsm8k(data_dir: Path, model: Any, tokenizer: Any, tmp_path: Path) -> No
     from lm_eval.tasks._yaml_loader import load_yaml
 
     folder = data_dir / "data" / "gsm8k"
-    ours = examples(BUILT_IN["gsm8k"]("gsm8k", folder))
+    ours = examples(DATA_SETS["gsm8k"]("gsm8k", folder))
     numbers = spread(ours)
     originals = lines(folder / "test.jsonl")
     rows = [ours[number] for number in numbers]
@@ -286,7 +286,7 @@ def test_gsm8k(data_dir: Path, model: Any, tokenizer: Any, tmp_path: Path) -> No
     evaluation = evaluate_tasks(
         model,
         tokenizer,
-        [GivenTask("ours", rows, BUILT_IN["gsm8k"].scoring_kind)],
+        [GivenTask("ours", rows, DATA_SETS["gsm8k"].scoring_kind)],
         max_new_tokens=24,
         harness_tasks=StockTasks({"stock_gsm8k": stock}),
     )

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from evaluation.in_memory import NUMBER, QUESTIONS, GivenTask, yes_no
 from multilora import InputError, MultiLoraConfig
+from multilora.tasks.data_sets.mmlu_subjects import CATEGORIES, SUBJECTS
 from multilora.tasks.example import BadRow, Example, Scoring
-from multilora.tasks.mmlu import CATEGORIES, SUBJECTS
 from tasks.formats import made_up
 from tiny_run import byte_level_tokenizer, sentencepiece_like_tokenizer
 

@@ -14,16 +14,17 @@ from pydantic import BaseModel
 from effort import examples
 from multilora import InputError, MultiLoraConfig
 from multilora.recipe import (
-    BuiltInTaskSection,
     FullMethod,
     LoraMethod,
     ModelSection,
     MultiLoraMethod,
     Recipe,
-    TaskSection,
     TrainingSection,
 )
 from multilora.recipe.file import load_recipe
+from multilora.tasks.data_sets.mmlu import MMLUSection
+from multilora.tasks.jsonl import JsonlSection
+from multilora.tasks.registry import built_in
 from places import ROOT
 
 MINIMAL = """
@@ -238,7 +239,7 @@ def test_the_hash_is_of_what_determines_the_weights(tmp_path: Path) -> None:
 PLACES = [
     *(f"training.{name}" for name in TrainingSection.model_fields),
     *(f"method.{name}" for name in MultiLoraMethod.model_fields),
-    *(f"tasks.t.{name}" for name in TaskSection.model_fields | BuiltInTaskSection.model_fields),
+    *(f"tasks.t.{name}" for name in JsonlSection.model_fields | MMLUSection.model_fields),
     *("model", "method", "tasks", "tasks.t", "training", "other"),
 ]
 VALUES = st.recursive(
@@ -272,8 +273,7 @@ def test_every_option_has_a_text_and_the_schema_shows_it() -> None:
     for section in (
         Recipe,
         ModelSection,
-        TaskSection,
-        BuiltInTaskSection,
+        *built_in().values(),
         TrainingSection,
         MultiLoraMethod,
         LoraMethod,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
 from multilora import InputError
-from multilora.recipe import BuiltInTaskSection, Recipe, TaskSection
+from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
 from multilora.tasks.chat import ChatTask
-from multilora.tasks.folder import FolderTask
+from multilora.tasks.data_sets.mmlu import MMLU
+from multilora.tasks.folder import FolderSection, FolderTask
 from multilora.tasks.hub import HubSource
-from multilora.tasks.jsonl import JsonlTask
-from multilora.tasks.mmlu import MMLU
-from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
+from multilora.tasks.jsonl import JsonlSection, JsonlTask
+from multilora.tasks.registry import built_in
+from tasks.formats import DATA_SETS
 
 
 def load(tmp_path: Path, **tasks: object) -> Recipe:
@@ -37,13 +37,13 @@ def faults(tmp_path: Path, **tasks: object) -> list[str]:
 LINES = {"train": "t.jsonl", "prompt": "{q}", "completion": "{a}"}
 
 
-@pytest.mark.parametrize("kind", get_args(BuiltIn))
-def test_a_built_in_task_by_its_name(kind: BuiltIn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", DATA_SETS)
+def test_a_built_in_task_by_its_name(kind: str, tmp_path: Path) -> None:
     section = load(tmp_path, t={"task": kind, "folder": "there", "rate": 2, "validation_share": "5e-2"}).tasks["t"]
-    assert isinstance(section, BuiltInTaskSection)
+    assert isinstance(section, FolderSection)
     assert (section.rate, section.on_bad_row) == (2, "fail")
-    task = build_task("t", section)
-    assert type(task) is BUILT_IN[kind]
+    task = section.build("t")
+    assert type(task) is DATA_SETS[kind]
     assert isinstance(task, FolderTask)
     assert (task.name, task.folder, task.validation_share) == ("t", Path("there"), 0.05)
 
@@ -51,16 +51,38 @@ def test_a_built_in_task_by_its_name(kind: BuiltIn, tmp_path: Path) -> None:
 def test_a_section_without_task_is_of_json_lines(tmp_path: Path) -> None:
     tasks = load(tmp_path, a=LINES, b={"task": "jsonl", **LINES}).tasks
     assert tasks["a"] == tasks["b"]
-    assert isinstance(tasks["a"], TaskSection)
-    assert isinstance(build_task("a", tasks["a"]), JsonlTask)
+    assert isinstance(tasks["a"], JsonlSection)
+    assert isinstance(tasks["a"].build("a"), JsonlTask)
 
 
 def test_mmlu_takes_its_auxiliary_folder_and_no_other_task_does(tmp_path: Path) -> None:
-    task = build_task("m", load(tmp_path, m={"task": "mmlu", "folder": "f", "auxiliary": "~/x"}).tasks["m"])
+    task = load(tmp_path, m={"task": "mmlu", "folder": "f", "auxiliary": "~/x"}).tasks["m"].build("m")
     assert isinstance(task, MMLU)
     assert task.auxiliary == Path("~/x").expanduser()
-    (fault,) = faults(tmp_path, m={"task": "rte", "folder": "f", "auxiliary": "x"})
-    assert fault.startswith("tasks.m: auxiliary: 'x' has no effect")
+    found = faults(
+        tmp_path, m={"task": "rte", "folder": "f", "auxiliary": "x", "shots": 2}, n={"task": "cb", "shot": 1}
+    )
+    known = "known: rate, on_bad_row, validation_share, task, folder, hub, revision"
+    assert found == [
+        f"tasks.m.auxiliary: unknown key; {known}; 'auxiliary' is an option of mmlu",
+        f"tasks.m.shots: unknown key; {known}; 'shots' is an option of mmlu",
+        f"tasks.n.shot: unknown key; {known}",
+    ]
+
+
+def test_an_option_of_many_tasks_names_the_first(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, j=LINES | {"folder": "f"})
+    assert fault.endswith("; 'folder' is an option of alpaca, boolq, cb and 8 more")
+
+
+def test_recipes_that_were_resolved_before_read_as_they_did(tmp_path: Path) -> None:
+    """Options of mmlu stood, unset, in the sections of all data sets; they are read there, and no others' are."""
+    unset = {"auxiliary": None, "shots": 0}
+    assert load(tmp_path, t={"task": "rte", **unset}) == load(tmp_path, t={"task": "rte"})
+    assert load(tmp_path, t={"task": "rte"}).resolved()["tasks"]["t"].items() >= unset.items()
+    assert not load(tmp_path, t=LINES).resolved()["tasks"]["t"].keys() & unset.keys()
+    (fault,) = faults(tmp_path, t=LINES | {"shots": 0})
+    assert fault.startswith("tasks.t.shots: unknown key")
 
 
 def test_all_faults_of_all_sections_come_at_once(tmp_path: Path) -> None:
@@ -104,21 +126,21 @@ def test_a_resolved_recipe_reads_back_and_the_hash_sees_the_tasks_options(tmp_pa
 
 def test_the_schema_lists_the_tasks() -> None:
     schema = Recipe.model_json_schema()
-    assert set(schema["$defs"]["BuiltInTaskSection"]["properties"]["task"]["enum"]) == set(get_args(BuiltIn))
+    for name, section in built_in().items():
+        task = schema["$defs"][section.__name__]["properties"]["task"]
+        assert task["const"] == name
     sections = schema["properties"]["tasks"]["patternProperties"].popitem()[1]
-    assert {entry["$ref"].rpartition("/")[2] for entry in sections["oneOf"]} == {
-        "TaskSection",
-        "ChatTaskSection",
-        "BuiltInTaskSection",
-    }
+    assert [entry["$ref"].rpartition("/")[2] for entry in sections["oneOf"]] == [
+        section.__name__ for section in built_in().values()
+    ]
     json.dumps(schema)
 
 
 def test_a_built_in_task_is_from_the_hub_where_no_folder_is_named(tmp_path: Path) -> None:
-    for kind in get_args(BuiltIn):
-        usual = BUILT_IN[kind].on_hub
+    for kind in DATA_SETS:
+        usual = DATA_SETS[kind].on_hub
         for more, id, revision in (({}, usual.id, None), ({"hub": "me/mine", "revision": "v1"}, "me/mine", "v1")):
-            task = build_task("t", load(tmp_path, t={"task": kind, **more}).tasks["t"])
+            task = load(tmp_path, t={"task": kind, **more}).tasks["t"].build("t")
             assert isinstance(task, FolderTask)
             assert task.hub == HubSource("tasks.t.hub", id, usual.config, revision)
             task.check()  # nothing is downloaded
@@ -131,12 +153,12 @@ def test_a_section_of_conversations(tmp_path: Path) -> None:
         "chat_template": "~/chat.jinja",
         "validation_share": 0.1,
     }
-    task = build_task("t", load(tmp_path, t=section).tasks["t"])
+    task = load(tmp_path, t=section).tasks["t"].build("t")
     assert isinstance(task, ChatTask)
     assert (task.train, task.validation_share) == ([Path("a.jsonl"), Path("b.jsonl")], 0.1)
     assert task.chat_template == str(Path("~/chat.jinja").expanduser())
     text = "{% for m in messages %}${{ m.content }}{% endfor %}"
-    task = build_task("t", load(tmp_path, t=section | {"chat_template": text}).tasks["t"])
+    task = load(tmp_path, t=section | {"chat_template": text}).tasks["t"].build("t")
     assert isinstance(task, ChatTask)
     assert task.chat_template == text
 
@@ -170,6 +192,6 @@ def test_options_without_an_effect_are_faults(tmp_path: Path) -> None:
 
 def test_every_field_of_a_task_is_described_once_per_section() -> None:
     schema = Recipe.model_json_schema()
-    for name in ("TaskSection", "ChatTaskSection", "BuiltInTaskSection"):
-        texts = [field["description"] for field in schema["$defs"][name]["properties"].values()]
+    for section in built_in().values():
+        texts = [field["description"] for field in schema["$defs"][section.__name__]["properties"].values()]
         assert len(set(texts)) == len(texts)

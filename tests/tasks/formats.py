@@ -9,11 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multilora.tasks.folder import FolderTask
-from multilora.tasks.mmlu import MMLU, SUBJECTS
-from multilora.tasks.registry import BUILT_IN, BuiltIn
+from multilora.tasks.data_sets.mmlu import MMLU
+from multilora.tasks.data_sets.mmlu_subjects import SUBJECTS
+from multilora.tasks.folder import FolderSection, FolderTask
+from multilora.tasks.registry import built_in
 
 Row = dict[str, Any]
+
+# The class of each built-in data set by its name.
+DATA_SETS: Mapping[str, type[FolderTask]] = {
+    name: section.data_set for name, section in built_in().items() if issubclass(section, FolderSection)
+}
 
 
 def _gsm8k(i: int) -> Row:
@@ -75,7 +81,7 @@ def auxiliary(i: int) -> Row:
     return {"instruction": instruction, "input": "", "output": "", "answer": f"answer{i % 3 + 1}"}
 
 
-JSON_LINES: Mapping[BuiltIn, Callable[[int], Row]] = {
+JSON_LINES: Mapping[str, Callable[[int], Row]] = {
     "alpaca": _alpaca,
     "boolq": _boolq,
     "cb": _entailment(["entailment", "contradiction", "neutral"]),
@@ -115,13 +121,13 @@ def write_mmlu(folder: Path) -> None:
     (sources / "arc.json").write_text(json.dumps([auxiliary(i) for i in range(5)]))
 
 
-def made_up(kind: BuiltIn, folder: Path, share: float = 0.0) -> FolderTask:
+def made_up(kind: str, folder: Path, share: float = 0.0) -> FolderTask:
     """The task on made-up data: five training rows and, numbered on from them, two to evaluate on."""
     if kind == "mmlu":
         write_mmlu(folder)
-        return MMLU("t", folder, share)
+        return MMLU("t", folder, validation_share=share)
     row = JSON_LINES[kind]
     write_lines(folder / TRAIN.get(kind, "train.jsonl"), [row(i) for i in range(5)])
     if kind != "alpaca":
         write_lines(folder / TEST.get(kind, "val.jsonl"), [row(i) for i in range(5, 7)])
-    return BUILT_IN[kind]("t", folder, share)
+    return DATA_SETS[kind]("t", folder, validation_share=share)

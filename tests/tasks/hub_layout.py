@@ -12,9 +12,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from multilora.tasks.mmlu import SUBJECTS
-from multilora.tasks.registry import BUILT_IN, BuiltIn
-from tasks.formats import JSON_LINES
+from multilora.tasks.data_sets.mmlu_subjects import SUBJECTS
+from tasks.formats import DATA_SETS, JSON_LINES
 
 Row = dict[str, Any]
 TEXT, NUMBER = Value("string"), Value("int32")
@@ -33,7 +32,7 @@ MMLU_COLUMNS = Features(
 )
 
 
-def as_on_hub(kind: BuiltIn, row: Row) -> list[Row]:
+def as_on_hub(kind: str, row: Row) -> list[Row]:
     """The Hub's rows of one row of the original files."""
     if kind == "multirc":
         passage = row["passage"]
@@ -83,7 +82,7 @@ def _corrected(span: str, text: str, index: int) -> str:
     return span
 
 
-def features(kind: BuiltIn, row: Row) -> Features:
+def features(kind: str, row: Row) -> Features:
     kinds: dict[str, Any] = {}
     for name, value in row.items():
         if name == "label":
@@ -104,20 +103,20 @@ def write_split(folder: Path, split: str, rows: Iterable[Row], kinds: Features |
     return file
 
 
-def write_hub(kind: BuiltIn, folder: Path, rows: Mapping[str, list[Row]]) -> Path:
+def write_hub(kind: str, folder: Path, rows: Mapping[str, list[Row]]) -> Path:
     """The original rows of the parts train and test, in the Hub's layout; the folder."""
-    where = BUILT_IN[kind].on_hub
+    where = DATA_SETS[kind].on_hub
     for part, originals in rows.items():
         converted = [row for original in originals for row in as_on_hub(kind, original)]
         write_split(folder / (where.config or "data"), where.splits[part], converted, features(kind, converted[0]))
     return folder
 
 
-def made_up_rows(kind: BuiltIn) -> dict[str, list[Row]]:
+def made_up_rows(kind: str) -> dict[str, list[Row]]:
     """Those of `formats.made_up`."""
     row = JSON_LINES[kind]
     rows = {"train": [row(i) for i in range(5)], "test": [row(i) for i in range(5, 7)]}
-    return rows if "test" in BUILT_IN[kind].on_hub.splits else {"train": rows["train"]}
+    return rows if "test" in DATA_SETS[kind].on_hub.splits else {"train": rows["train"]}
 
 
 def write_mmlu_hub(folder: Path) -> Path:

@@ -10,11 +10,9 @@ import datasets
 import pytest
 
 from multilora import InputError
-from multilora.recipe import ChatTaskSection
-from multilora.tasks.chat import ChatTask
+from multilora.tasks.chat import ChatSection, ChatTask
 from multilora.tasks.example import BadRow, Conversation, Example, NoSplitError
 from multilora.tasks.keys import key_of
-from multilora.tasks.registry import build_task
 from tasks.formats import write_lines
 from tasks.hub_layout import write_split
 
@@ -28,7 +26,7 @@ def turns(*texts: str) -> list[dict[str, Any]]:
 
 def task(file: Path, *rows: Any, **options: Any) -> ChatTask:
     section = {"task": "chat", "train": str(write_lines(file, rows)), **options}
-    made = build_task("t", ChatTaskSection.model_validate(section))
+    made = ChatSection.model_validate(section).build("t")
     assert isinstance(made, ChatTask)
     return made
 
@@ -148,7 +146,7 @@ def test_from_the_hubs_layout_by_its_own_split_names(tmp_path: Path, monkeypatch
     for split, some in (("train_sft", rows), ("test_sft", rows[:1])):
         write_split(tmp_path / "hub", split, some)
     section = {"task": "chat", "hub": str(tmp_path / "hub"), "train": "train_sft", "test": "test_sft"}
-    hub = build_task("t", ChatTaskSection.model_validate(section))
+    hub = ChatSection.model_validate(section).build("t")
     hub.check()
     own = task(tmp_path / "f.jsonl", *rows)
     assert [row.messages for row in conversations(hub.train_rows())] == [
@@ -156,7 +154,7 @@ def test_from_the_hubs_layout_by_its_own_split_names(tmp_path: Path, monkeypatch
     ]
     assert len(conversations(hub.eval_rows("test"))) == 1
     with pytest.raises(InputError, match=r"tasks\.t\.hub: the folder .* has no file of the split 'train'"):
-        build_task("t", ChatTaskSection.model_validate({"task": "chat", "hub": str(tmp_path / "hub")})).check()
+        ChatSection.model_validate({"task": "chat", "hub": str(tmp_path / "hub")}).build("t").check()
 
 
 def test_the_template_is_a_file_or_text(tmp_path: Path) -> None:

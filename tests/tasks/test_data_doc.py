@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
 from multilora.data.chat import chat_pieces
 from multilora.recipe import Recipe
+from multilora.tasks.data_sets.mmlu_subjects import SUBJECTS
+from multilora.tasks.data_sets.superglue import SuperGlueTask
 from multilora.tasks.example import BadRow, Conversation, Example, Task
-from multilora.tasks.mmlu import SUBJECTS
-from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
-from multilora.tasks.superglue import SuperGlueTask
 from places import ROOT
-from tasks.formats import JSON_LINES, TRAIN, write_lines
+from tasks.formats import DATA_SETS, JSON_LINES, TRAIN, write_lines
 from tasks.hub_layout import as_on_hub
 from tiny_run import byte_level_tokenizer
 
@@ -37,14 +35,14 @@ def sample(kind: str, language: str) -> str:
 
 
 def test_every_task_has_a_section() -> None:
-    assert set(SECTIONS) == {*BUILT_IN, "jsonl", "chat"}
+    assert set(SECTIONS) == {*DATA_SETS, "jsonl", "chat"}
 
 
 def test_the_table_of_the_hub_is_what_the_tasks_read() -> None:
     rows = re.findall(r"^\| (\w+) \| `([\w./-]+)` \| ([\w.]*) ?\| ([\w, ]+) \| (.*) \|$", TEXT, re.MULTILINE)
-    assert [kind for kind, *_ in rows] == list(BUILT_IN)
+    assert [kind for kind, *_ in rows] == list(DATA_SETS)
     for kind, id, config, splits, columns in rows:
-        task = BUILT_IN[kind]
+        task = DATA_SETS[kind]
         assert (id, config or None) == (task.on_hub.id, task.on_hub.config)
         assert set(splits.split(", ")) == {*task.on_hub.splits.values(), *(["dev"] if kind == "mmlu" else [])}
         if issubclass(task, SuperGlueTask) and kind != "record":
@@ -56,21 +54,21 @@ def test_the_table_of_the_hub_is_what_the_tasks_read() -> None:
             assert set(named) <= set(row)
 
 
-@pytest.mark.parametrize("kind", get_args(BuiltIn))
-def test_the_sample_reads_as_shown(kind: BuiltIn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", DATA_SETS)
+def test_the_sample_reads_as_shown(kind: str, tmp_path: Path) -> None:
     row = json.loads(sample(kind, "json"))
     if kind == "mmlu":
         (tmp_path / "auxiliary_train").mkdir()
         (tmp_path / "auxiliary_train" / "a.json").write_text(json.dumps([row]))
     else:
         write_lines(tmp_path / TRAIN.get(kind, "train.jsonl"), [row])
-    assert shown(*BUILT_IN[kind]("t", tmp_path).train_rows()) in SECTIONS[kind]
+    assert shown(*DATA_SETS[kind]("t", tmp_path).train_rows()) in SECTIONS[kind]
 
 
 def test_mmlus_test_row_reads_as_shown(tmp_path: Path) -> None:
     for subject in SUBJECTS:
         write_lines(tmp_path / "test" / f"{subject}_test.csv", [sample("mmlu", "csv")])
-    rows = BUILT_IN["mmlu"]("t", tmp_path).eval_rows("test")
+    rows = DATA_SETS["mmlu"]("t", tmp_path).eval_rows("test")
     (row,) = [row for row in rows if isinstance(row, Example) and row.group == "astronomy"]
     assert shown(row) in SECTIONS["mmlu"]
 
@@ -92,7 +90,7 @@ def own_task(kind: str, tmp_path: Path) -> Task:
     training = {"output": "o", "steps": 1}
     tasks = {"t": section | {"train": str(file)}}
     recipe = Recipe.model_validate({"model": "m", "method": {"name": "lora"}, "training": training, "tasks": tasks})
-    return build_task("t", recipe.tasks["t"])
+    return recipe.tasks["t"].build("t")
 
 
 def test_the_sample_of_choices_reads_as_shown(tmp_path: Path) -> None:

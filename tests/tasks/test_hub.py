@@ -6,23 +6,23 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import datasets
 import pytest
 
 from multilora import InputError
-from multilora.recipe import BuiltInTaskSection
+from multilora.tasks.data_sets.mmlu import MMLU
+from multilora.tasks.data_sets.mmlu_subjects import SUBJECTS
 from multilora.tasks.example import BadRow, Example, NoSplitError
 from multilora.tasks.folder import FolderTask
 from multilora.tasks.hub import HubSource
 from multilora.tasks.keys import key_of
-from multilora.tasks.mmlu import MMLU, SUBJECTS
-from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
-from tasks.formats import JSON_LINES, made_up, write_lines, write_mmlu
+from multilora.tasks.registry import built_in
+from tasks.formats import DATA_SETS, JSON_LINES, made_up, write_lines, write_mmlu
 from tasks.hub_layout import as_on_hub, made_up_rows, write_hub, write_mmlu_hub, write_split
 
-KINDS: list[BuiltIn] = [kind for kind in get_args(BuiltIn) if kind != "mmlu"]
+KINDS: list[str] = [kind for kind in DATA_SETS if kind != "mmlu"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +33,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def on_hub(kind: BuiltIn, folder: Path | str, **options: Any) -> FolderTask:
-    section = BuiltInTaskSection.model_validate({"task": kind, "hub": str(folder), **options})
-    task = build_task("t", section)
+def on_hub(kind: str, folder: Path | str, **options: Any) -> FolderTask:
+    section = built_in()[kind].model_validate({"task": kind, "hub": str(folder), **options})
+    task = section.build("t")
     assert isinstance(task, FolderTask)
     return task
 
@@ -57,7 +57,7 @@ def without_places(rows: Iterable[Example | BadRow]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_is_the_same_example_from_either_source(kind: BuiltIn, tmp_path: Path) -> None:
+def test_a_row_is_the_same_example_from_either_source(kind: str, tmp_path: Path) -> None:
     own = made_up(kind, tmp_path / "own")
     hub = on_hub(kind, write_hub(kind, tmp_path / "hub", made_up_rows(kind)))
     hub.check()
@@ -68,7 +68,7 @@ def test_a_row_is_the_same_example_from_either_source(kind: BuiltIn, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_rows_are_held_out_of_either_source(kind: BuiltIn, tmp_path: Path) -> None:
+def test_the_same_rows_are_held_out_of_either_source(kind: str, tmp_path: Path) -> None:
     own = made_up(kind, tmp_path / "own", share=0.5)
     hub = on_hub(kind, write_hub(kind, tmp_path / "hub", made_up_rows(kind)), validation_share=0.5)
     for rows in ("train_rows", "eval_rows"):
@@ -82,11 +82,11 @@ def test_a_noun_phrase_of_wsc_is_spelled_as_in_the_text_from_either_source(tmp_p
     assert as_on_hub("wsc", row)[0]["span1_text"] == "the worm"
     write_lines(tmp_path / "own" / "train.jsonl", [row])
     hub = on_hub("wsc", write_hub("wsc", tmp_path / "hub", {"train": [row]}))
-    assert without_places(hub.train_rows()) == without_places(BUILT_IN["wsc"]("t", tmp_path / "own").train_rows())
+    assert without_places(hub.train_rows()) == without_places(DATA_SETS["wsc"]("t", tmp_path / "own").train_rows())
 
 
 @pytest.mark.parametrize("kind", ["boolq", "cb", "copa", "rte"])
-def test_labels_are_classes_by_number_where_a_file_names_none(kind: BuiltIn, tmp_path: Path) -> None:
+def test_labels_are_classes_by_number_where_a_file_names_none(kind: str, tmp_path: Path) -> None:
     rows = [row for i in range(5) for row in as_on_hub(kind, JSON_LINES[kind](i))]
     write_lines(tmp_path / "hub" / kind / "train.jsonl", rows)
     own = made_up(kind, tmp_path / "own")
@@ -161,7 +161,7 @@ def test_rows_lie_on_disk_and_are_mapped_into_memory(tmp_path: Path, cache: Path
 
 
 def test_without_network_the_error_names_field_id_and_remedy() -> None:
-    task = build_task("t", BuiltInTaskSection(task="rte"))
+    task = built_in()["rte"].model_validate({"task": "rte"}).build("t")
     task.check()  # the Hub is not asked
     with pytest.raises(InputError) as caught:
         list(task.train_rows())
@@ -202,8 +202,8 @@ def test_an_unknown_label_is_a_bad_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_column_that_is_missing_is_an_error(kind: BuiltIn, tmp_path: Path) -> None:
-    for column in BUILT_IN[kind].on_hub.columns:
+def test_a_column_that_is_missing_is_an_error(kind: str, tmp_path: Path) -> None:
+    for column in DATA_SETS[kind].on_hub.columns:
         (row,) = as_on_hub(kind, JSON_LINES[kind](0))[:1]
         row[f"{column}s"] = row.pop(column)
         folder = tmp_path / column

@@ -11,10 +11,11 @@ from typing import Any
 import datasets
 import pytest
 
-from multilora.recipe import BuiltInTaskSection
+from multilora.tasks.data_sets.mmlu import MMLU
+from multilora.tasks.data_sets.mmlu_subjects import SUBJECTS
 from multilora.tasks.example import BadRow, Example
-from multilora.tasks.mmlu import MMLU, SUBJECTS
-from multilora.tasks.registry import BUILT_IN, BuiltIn, build_task
+from multilora.tasks.registry import built_in
+from tasks.formats import DATA_SETS
 from tasks.hub_layout import MMLU_COLUMNS, write_hub, write_split
 
 
@@ -23,8 +24,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def on_hub(kind: BuiltIn, folder: Path, **options: Any) -> Any:
-    return build_task("t", BuiltInTaskSection.model_validate({"task": kind, "hub": str(folder), **options}))
+def on_hub(kind: str, folder: Path, **options: Any) -> Any:
+    return built_in()[kind].model_validate({"task": kind, "hub": str(folder), **options}).build("t")
 
 
 def same(one: Iterable[Example | BadRow], other: Iterable[Example | BadRow], by_id: bool = False) -> int:
@@ -61,12 +62,12 @@ def same(one: Iterable[Example | BadRow], other: Iterable[Example | BadRow], by_
     ],
 )
 def test_every_row_is_the_same_example_from_either_source(
-    kind: BuiltIn, folder: str, data_dir: Path, tmp_path: Path
+    kind: str, folder: str, data_dir: Path, tmp_path: Path
 ) -> None:
     place = data_dir / "data" / folder
     if not place.is_dir():
         pytest.skip(f"needs real data: {place} is missing")
-    own = BUILT_IN[kind]("t", place, 0.1)
+    own = DATA_SETS[kind]("t", place, validation_share=0.1)
     rows = {
         part: [
             json.loads(line)
@@ -84,7 +85,7 @@ def test_every_row_is_the_same_example_from_either_source(
         assert same(own.eval_rows("test"), hub.eval_rows("test")) > 50
 
 
-def _columns_of_the_hub(kind: BuiltIn, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _columns_of_the_hub(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without what the local files add, such as the subsets that a row of Alpaca is in."""
     if kind != "alpaca":
         return rows

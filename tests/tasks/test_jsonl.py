@@ -8,10 +8,8 @@ import datasets
 import pytest
 
 from multilora import InputError
-from multilora.recipe import TaskSection
 from multilora.tasks.example import BadRow, Example
-from multilora.tasks.jsonl import JsonlTask
-from multilora.tasks.registry import build_task
+from multilora.tasks.jsonl import JsonlSection, JsonlTask
 from multilora.tasks.template import Template
 from tasks.hub_layout import write_split
 
@@ -107,7 +105,7 @@ def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None
 
 
 def built(file: Path, **section: object) -> JsonlTask:
-    made = build_task("t", TaskSection.model_validate({"train": str(file), **section}))
+    made = JsonlSection.model_validate({"train": str(file), **section}).build("t")
     assert isinstance(made, JsonlTask)
     return made
 
@@ -178,9 +176,7 @@ def test_rows_of_a_data_set_in_the_hubs_layout(tmp_path: Path, monkeypatch: pyte
     write_split(tmp_path / "hub" / "small", "train", rows, kinds)
     write_split(tmp_path / "hub" / "small", "validation", rows[:1], kinds)
     section = {"hub": str(tmp_path / "hub"), "config": "small", "test": "validation", "prompt": "{text}:"}
-    made = build_task(
-        "t", TaskSection.model_validate({**section, "completion": " {label}", "choices": [" bad", " good"]})
-    )
+    made = JsonlSection.model_validate({**section, "completion": " {label}", "choices": [" bad", " good"]}).build("t")
     made.check()
     found = [row for row in made.train_rows() if isinstance(row, Example)]
     assert [(row.prompt, row.completion) for row in found] == [

@@ -11,7 +11,6 @@ import pytest
 from multilora import InputError
 from multilora.recipe import Recipe
 from multilora.tasks.example import BadRow, Example, NoSplitError, Scoring
-from multilora.tasks.registry import build_task
 
 
 def write(path: Path, *rows: dict[str, Any]) -> str:
@@ -28,7 +27,7 @@ def build(**section: Any) -> Any:
             "training": {"output": "o", "steps": 1},
         }
     )
-    return build_task("t", recipe.tasks["t"])
+    return recipe.tasks["t"].build("t")
 
 
 def examples(rows: Any) -> list[Example]:

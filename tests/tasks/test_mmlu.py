@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from multilora import InputError
-from multilora.recipe import BuiltInTaskSection
+from multilora.tasks.data_sets.mmlu import MMLU, MMLUSection
+from multilora.tasks.data_sets.mmlu_subjects import SUBJECTS
 from multilora.tasks.example import BadRow, Example, NoSplitError
 from multilora.tasks.keys import key_of
-from multilora.tasks.mmlu import MMLU, SUBJECTS
-from multilora.tasks.registry import build_task
 from tasks.formats import auxiliary, write_csv, write_mmlu
 
 
@@ -51,7 +50,7 @@ def test_validation_is_the_folder_val_and_no_training_row(folder: Path) -> None:
 def test_a_share_holds_out_training_rows_instead(folder: Path) -> None:
     sources = folder / "auxiliary_train" / "arc.json"
     sources.write_text(json.dumps([auxiliary(i) for i in range(40)]))
-    task = MMLU("m", folder, 0.5)
+    task = MMLU("m", folder, validation_share=0.5)
     held, trained = good(task.eval_rows("validation")), good(task.train_rows())
     assert {row.id.partition("-")[0] for row in held} == {"train"}
     assert held
@@ -118,16 +117,14 @@ def test_a_question_is_the_same_in_any_split_and_in_any_order_of_its_options(fol
     assert tested["anatomy"] == key_of(trained) != tested["astronomy"]
 
 
-def section(**options: object) -> BuiltInTaskSection:
-    return BuiltInTaskSection.model_validate({"task": "mmlu", "folder": "f", **options})
+def section(**options: object) -> MMLUSection:
+    return MMLUSection.model_validate({"task": "mmlu", "folder": "f", **options})
 
 
 def test_a_recipe_reaches_the_shots() -> None:
-    task = build_task("m", section(shots=5))
+    task = section(shots=5).build("m")
     assert isinstance(task, MMLU)
     assert task.shots == 5
-    assert build_task("m", section()) == MMLU("m", Path("f"))
+    assert section().build("m") == MMLU("m", Path("f"))
     with pytest.raises(ValueError, match="less than or equal to 5"):
         section(shots=6)
-    with pytest.raises(ValueError, match="shots: 2 has no effect with the task rte, only with mmlu; leave it out"):
-        section(task="rte", shots=2)

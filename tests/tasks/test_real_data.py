@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from multilora.tasks.data_sets.mmlu import MMLU
+from multilora.tasks.data_sets.mmlu_subjects import SUBJECTS
 from multilora.tasks.example import BadRow, Example
 from multilora.tasks.folder import FolderTask
-from multilora.tasks.mmlu import MMLU, SUBJECTS
 from multilora.tasks.numbers import final_number
-from multilora.tasks.registry import BUILT_IN, BuiltIn
+from tasks.formats import DATA_SETS
 
 
-def task_on(data_dir: Path, kind: BuiltIn, folder: str, share: float = 0.0) -> FolderTask:
+def task_on(data_dir: Path, kind: str, folder: str, share: float = 0.0) -> FolderTask:
     place = data_dir / "data" / folder
     if not place.is_dir():
         pytest.skip(f"needs real data: {place} is missing")
     if kind == "mmlu":
-        return MMLU(kind, place, share, auxiliary=place.parent / "mmlu_auxiliary")
-    return BUILT_IN[kind](kind, place, share)
+        return MMLU(kind, place, validation_share=share, auxiliary=place.parent / "mmlu_auxiliary")
+    return DATA_SETS[kind](kind, place, validation_share=share)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def task_on(data_dir: Path, kind: BuiltIn, folder: str, share: float = 0.0) -> F
         ("wsc", "superglue/WSC", 554, 104),
     ],
 )
-def test_every_row_of_the_data_set(kind: BuiltIn, folder: str, train: int, test: int, data_dir: Path) -> None:
+def test_every_row_of_the_data_set(kind: str, folder: str, train: int, test: int, data_dir: Path) -> None:
     task = task_on(data_dir, kind, folder)
     task.check()
     trained = list(task.train_rows())

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from multilora import InputError
+from multilora.tasks.data_sets.mmlu import MMLU
+from multilora.tasks.data_sets.mmlu_subjects import CATEGORIES, SUBJECTS
 from multilora.tasks.example import BadRow, Example
-from multilora.tasks.mmlu import CATEGORIES, MMLU, SUBJECTS
 from multilora.tasks.numbers import final_number
-from multilora.tasks.registry import BuiltIn
 from tasks.formats import JSON_LINES, auxiliary, made_up, write_csv, write_lines
 
 INTRODUCTION = "The following are multiple choice questions (with answers)"
@@ -43,7 +43,7 @@ ALPACA = "Write a response that appropriately completes the request.\n\n### Inst
         ("mmlu", f"{INTRODUCTION}.\n\nWhat is 0?\nA. one\nB. two\nC. three\nAnswer:", " A"),
     ],
 )
-def test_the_first_row_reads_so(kind: BuiltIn, prompt: str, completion: str, tmp_path: Path) -> None:
+def test_the_first_row_reads_so(kind: str, prompt: str, completion: str, tmp_path: Path) -> None:
     first = next(iter(made_up(kind, tmp_path).train_rows()))
     assert isinstance(first, Example)
     assert (first.prompt, first.completion) == (prompt, completion)

@@ -25,7 +25,6 @@ from multilora.evaluation.subject import Subject
 from multilora.recipe import Recipe
 from multilora.storage.folders import new_folder
 from multilora.tasks.example import EvalSplit, NoSplitError, Task
-from multilora.tasks.registry import build_task
 from multilora.terminal import quiet_libraries
 
 RESULTS, PREDICTIONS = "results.json", "predictions"
@@ -127,7 +126,7 @@ def _choose(recipe: Recipe | None, names: Sequence[str]) -> tuple[list[Task], li
     sections = recipe.tasks if recipe else {}
     chosen = dict.fromkeys(names or sections)
     return (
-        [build_task(name, sections[name]) for name in chosen if name in sections],
+        [sections[name].build(name) for name in chosen if name in sections],
         [name for name in chosen if name not in sections],
     )
 

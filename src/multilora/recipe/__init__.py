@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -15,15 +15,11 @@ from multilora.recipe.hardware import HardwareSection
 from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod
 from multilora.recipe.mixture import MixtureSection
 from multilora.recipe.quantization import QuantizationSection
-from multilora.recipe.tasks import AnyTaskSection, BuiltInTaskSection, ChatTaskSection, TaskSection
-from multilora.recipe.training import NOT_DETERMINING, TrainingSection
+from multilora.recipe.tasks import AnyTaskSection, as_written
+from multilora.recipe.training import TrainingSection
 from multilora.recipe.validation import ValidationSection
 
 __all__ = [
-    "NOT_DETERMINING",
-    "AnyTaskSection",
-    "BuiltInTaskSection",
-    "ChatTaskSection",
     "ComparisonSection",
     "FullMethod",
     "HardwareSection",
@@ -33,7 +29,6 @@ __all__ = [
     "MultiLoraMethod",
     "QuantizationSection",
     "Recipe",
-    "TaskSection",
     "TrainingSection",
     "ValidationSection",
 ]
@@ -41,6 +36,8 @@ __all__ = [
 
 class ModelSection(Section):
     """The base model. A bare text is short for its `path`."""
+
+    FREE_TO_CHANGE: ClassVar = ("shape",)
 
     path: Annotated[str, BeforeValidator(expand)] = Field(
         min_length=1, description="Folder of a causal language model, or its id on the Hugging Face hub."
@@ -79,6 +76,8 @@ def _may_extend(schema: dict[str, Any]) -> None:
 
 class Recipe(Section):
     """A run of `multilora train`: base model, method, tasks, training."""
+
+    FREE_TO_CHANGE: ClassVar = ("comparison", "hardware")
 
     model_config = ConfigDict(json_schema_extra=_may_extend)
 
@@ -148,16 +147,21 @@ class Recipe(Section):
         data = self.model_dump(mode="json")
         if self.model.quantization is None:  # so that the hash of a recipe without it does not depend on the section
             del cast(dict[str, Any], data["model"])["quantization"]
+        tasks = cast(dict[str, dict[str, Any]], data["tasks"])
+        data["tasks"] = {name: as_written(section) for name, section in tasks.items()}
         return data
 
     def determining(self) -> dict[str, Any]:
         """`resolved()` without what does not change the trained weights, such as the output folder."""
         data = self.resolved()
-        for name in NOT_DETERMINING:
-            del cast(dict[str, Any], data["training"])[name]
+        for name in type(self).model_fields:
+            part: Any = getattr(self, name)
+            for key in part.FREE_TO_CHANGE if isinstance(part, Section) else ():
+                del cast(dict[str, Any], data[name])[key]
+        for name in self.FREE_TO_CHANGE:
+            del data[name]
         if self.validation is None or self.validation.best_by is None:
             del data["validation"]  # it only looks
-        del data["comparison"], data["hardware"], data["model"]["shape"]  # for comparing and planning
         return data
 
     def recipe_hash(self) -> str:

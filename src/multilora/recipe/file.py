@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from multilora.errors import InputError, nearest
 from multilora.fields import KEEP_UNSET
-from multilora.recipe import (
-    ComparisonSection,
-    FullMethod,
-    HardwareSection,
-    LoraMethod,
-    MixtureSection,
-    ModelSection,
-    MultiLoraMethod,
-    QuantizationSection,
-    Recipe,
-    TrainingSection,
-    ValidationSection,
-)
-from multilora.recipe.comparison import ComparedMethod
-from multilora.recipe.tasks import section_of
-from multilora.tasks.registry import BUILT_IN
-
-_METHODS: dict[str, type[BaseModel]] = {"multilora": MultiLoraMethod, "lora": LoraMethod, "full": FullMethod}
+from multilora.recipe import Recipe
+from multilora.recipe.faults import faults_of, short
+from multilora.recipe.places import named_sections
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, keep_unset: bool = False) -> Recipe:
@@ -48,23 +32,28 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, keep_unset: bool =
     """
     data = _read(path)
     faults = [fault for text in overrides if (fault := _override(data, text))]
-    _leave_out_nulls(data, "tasks")
-    if isinstance(comparison := data.get("comparison"), dict):
-        _leave_out_nulls(cast(dict[str, Any], comparison), "methods")
+    for place in named_sections(Recipe):
+        _leave_out_nulls(data, place)
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(data, context={KEEP_UNSET: keep_unset})
     except ValidationError as error:
-        faults += _faults(error, data)
+        faults += faults_of(error, data)
     if recipe is None or faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise InputError("\n".join([f"{path}: {count}", *(f"  {fault}" for fault in faults)]))
     return recipe
 
 
-def _leave_out_nulls(section: dict[str, Any], key: str) -> None:
-    if isinstance(named := section.get(key), dict):
-        section[key] = {name: value for name, value in cast(dict[str, Any], named).items() if value is not None}
+def _leave_out_nulls(section: dict[str, Any], place: Sequence[str]) -> None:
+    key, *deeper = place
+    if not isinstance(inner := section.get(key), dict):
+        return
+    named = cast(dict[str, Any], inner)
+    if deeper:
+        _leave_out_nulls(named, deeper)
+    else:
+        section[key] = {name: value for name, value in named.items() if value is not None}
 
 
 # YAML -------------------------------------------------------------------------------------------------------------
@@ -119,7 +108,7 @@ def _read(path: Path, extending: Sequence[Path] = ()) -> dict[str, Any]:
         return data
     name: Any = data.pop("extends")
     if not isinstance(name, str):
-        raise InputError(f"{path}: extends: must be the path of another recipe; got {_short(name)}")
+        raise InputError(f"{path}: extends: must be the path of another recipe; got {short(name)}")
     other = (path.parent / name).resolve()
     chain = (*extending, path.resolve())
     if other in chain:
@@ -164,114 +153,3 @@ def _override(data: dict[str, Any], text: str) -> str | None:
         node = cast(dict[str, Any], inner)
     node[last] = value
     return None
-
-
-# Faults -----------------------------------------------------------------------------------------------------------
-
-
-def _faults(error: ValidationError, data: dict[str, Any]) -> list[str]:
-    """One line per field. A union (list or text) gives one error per branch; they become one line."""
-    by_field: dict[tuple[str | int, ...], list[str]] = {}
-    for detail in error.errors(include_url=False):
-        field = _field_path(detail["loc"], detail["type"], data)
-        message = _message(dict(detail), field, data)
-        messages = by_field.setdefault(field, [])
-        if message not in messages:
-            messages.append(message)
-    return [": ".join(filter(None, (_dotted(field), _joined(texts)))) for field, texts in by_field.items()]
-
-
-def _dotted(field: tuple[str | int, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in field).removeprefix(".")
-
-
-def _joined(messages: list[str]) -> str:
-    if len(messages) == 1:
-        return messages[0]
-    parts = [message.removeprefix("must be ").partition("; got ") for message in messages]
-    got = max((part[2] for part in parts), key=len)  # the longest also names what is nearest
-    return f"must be {' or '.join(part[0] for part in parts)}; got {got}"
-
-
-def _field_path(loc: tuple[str | int, ...], kind: str, data: Any) -> tuple[str | int, ...]:
-    """`loc` without what pydantic adds to it: names of union branches, indexes into lists made from one value."""
-    path: list[str | int] = []
-    for number, part in enumerate(loc):
-        inside = (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        )
-        if inside:
-            path.append(part)
-            data = cast(Any, data)[part]
-        elif number == len(loc) - 1 and kind == "missing":
-            path.append(part)
-    return tuple(path)
-
-
-def _message(detail: dict[str, Any], field: tuple[str | int, ...], data: dict[str, Any]) -> str:
-    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = _known_keys(field[:-1], data)
-        return "unknown key" + (nearest(str(field[-1]), known) or f"; known: {', '.join(known)}")
-    if kind == "missing":
-        section = _section(field[:-1], data)
-        about = section.model_fields[str(field[-1])].description if section else None
-        return f"missing. {about.split('. ')[0].rstrip('.')}" if about else "missing"
-    if kind == "value_error":
-        return str(context["error"])
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        if field[0] == "tasks":
-            return _unknown_task(cast(dict[str, Any], value)["task"])
-        name = cast(dict[str, Any], value).get("name") if isinstance(value, dict) else value
-        near = nearest(name, _METHODS) if isinstance(name, str) else ""
-        return f"name must be one of {', '.join(_METHODS)}; got {name!r}{near}"
-    if kind == "literal_error":
-        expected = context["expected"]
-        choices = re.findall(r"'([^']*)'", expected) or re.split(r", | or ", expected)  # numbers have no quotes
-        return f"must be one of {', '.join(choices)}; got {value!r}{nearest(str(value), choices)}"
-    text = detail["msg"].replace("Input should be", "must be").partition(", unable to")[0]
-    return f"{text[0].lower()}{text[1:]}; got {_short(value)}"
-
-
-def _unknown_task(name: Any) -> str:
-    known = ("jsonl", "chat", *BUILT_IN)
-    near = nearest(name, known) if isinstance(name, str) else ""
-    return f"task must be one of {', '.join(known)}; got {_short(name)}{near}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
-def _section(field: tuple[str | int, ...], data: Mapping[str, Any]) -> type[BaseModel] | None:
-    match field:
-        case ():
-            return Recipe
-        case ("model",):
-            return ModelSection
-        case ("model", "quantization"):
-            return QuantizationSection
-        case ("method",):
-            return _METHODS.get(data["method"].get("name"))
-        case ("tasks", name):
-            return section_of(data["tasks"][name].get("task", "jsonl"))
-        case ("mixture",):
-            return MixtureSection
-        case ("training",):
-            return TrainingSection
-        case ("validation",):
-            return ValidationSection
-        case ("comparison",):
-            return ComparisonSection
-        case ("comparison", "methods", _):
-            return ComparedMethod
-        case ("hardware",):
-            return HardwareSection
-        case _:
-            return None
-
-
-def _known_keys(field: tuple[str | int, ...], data: Mapping[str, Any]) -> list[str]:
-    section = _section(field, data)
-    return list(section.model_fields) if section else []

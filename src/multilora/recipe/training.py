@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -25,6 +25,9 @@ def _known_tracker(name: str) -> str:
 
 class TrainingSection(Section):
     """How to train, and where the run goes."""
+
+    # Where a run goes and what is kept or shown of it.
+    FREE_TO_CHANGE: ClassVar = ("output", "save_every", "keep_checkpoints", "log_every", "report_to")
 
     output: PathText = Field(description="The run folder. Must be new or empty, but for --resume or --overwrite.")
     steps: Integer | None = Field(None, ge=1, description="Optimizer steps. Give steps or epochs, not both.")
@@ -109,7 +112,3 @@ class TrainingSection(Section):
     def row_length(self) -> int:
         """Tokens of a packed row."""
         return self.packed_length or 2 * self.max_length
-
-
-# Where a run goes and what is kept or shown of it; everything else in a recipe determines the trained weights.
-NOT_DETERMINING = ("output", "save_every", "keep_checkpoints", "log_every", "report_to")

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal, cast
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from multilora.errors import InputError
+from multilora.fields import expand
 from multilora.tasks.example import Conversation, Example, Scoring, Split
-from multilora.tasks.lines import LinesTask
-from multilora.tasks.rows import Row, UnusableRowError, check_characters, json_type, near_file
+from multilora.tasks.lines import LinesSection, LinesTask
+from multilora.tasks.rows import Row, UnusableRowError, json_type, near_file
 
 _INSTRUCTING = ("system", "developer")
 _ROLES = (*_INSTRUCTING, "user", "assistant", "tool")
@@ -43,7 +46,7 @@ class ChatTask(LinesTask):
     def fields(self) -> set[str]:
         return set() if self.id_field is None else {self.id_field}
 
-    def together(self, example: Example) -> str:
+    def split_key(self, example: Example) -> str:
         """What is said first but for the system's part: conversations that begin alike stay together."""
         assert isinstance(example, Conversation)
         return next(str(turn["content"]) for turn in example.messages if turn["role"] not in _INSTRUCTING)
@@ -65,7 +68,6 @@ class ChatTask(LinesTask):
         prompt = "\n".join(turn["content"] for turn in history)
         key = "\n".join(turn["content"] for turn in history if turn["role"] not in _INSTRUCTING)
         completion = last["content"] or json.dumps(last["tool_calls"], ensure_ascii=False)
-        check_characters(f"{prompt}\n{completion}")
         return Conversation(
             prompt,
             completion,
@@ -120,3 +122,24 @@ def _content(turn: Row, name: str) -> str:
         parts = cast(list[Any], value)
         raise UnusableRowError(f"a turn's content is a list of {json_type(parts[0]) if parts else 'nothing'}, not text")
     return turn.text(name)
+
+
+class ChatSection(LinesSection):
+    """A task from conversations."""
+
+    task: Literal["chat"] = Field(
+        description="Rows with messages, each with role and content; the loss has what the assistant says."
+    )
+    chat_template: str = Field(
+        "",
+        description="Chat template: a Jinja file, or the template's text. Left out: the tokenizer's own.",
+    )
+
+    def build(self, name: str) -> ChatTask:
+        """The task. The chat template's file is read with the first row, or by `check`."""
+        return ChatTask(chat_template=self.chat_template, **self.options(name))
+
+    @field_validator("chat_template")
+    @classmethod
+    def _a_file_or_text(cls, value: str, info: ValidationInfo) -> str:
+        return value if "{{" in value or "{%" in value else expand(value, info)

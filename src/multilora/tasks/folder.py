@@ -1,59 +1,44 @@
-"""What the built-in tasks share: files in a folder or the Hub, ids, and a validation split out of the training rows."""
+"""What data sets in a format of their own share: a folder with their files, or the Hub, and the options for both."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
 
 from multilora.errors import InputError
-from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Scoring, Split
+from multilora.fields import PathText
+from multilora.tasks.example import NoSplitError, Scoring, Split
 from multilora.tasks.hub import HubSource, OnHub
-from multilora.tasks.rows import Row, UnusableRowError, check_texts, is_held_out, json_lines, near_file
+from multilora.tasks.rows import Row, UnusableRowError
+from multilora.tasks.rows_task import Place, RowsTask, first_files
+from multilora.tasks.section import HubId, TaskSection
 
-# The files a row stands in. The validation split has files of its own in few data sets.
-Part = Literal["train", "validation", "test"]
-
-
-@dataclass(frozen=True, slots=True)
-class Drafted:
-    """An example with what decides on which side of the validation split it falls.
-
-    Attributes:
-        example: the example.
-        together: rows with equal text here (`normalised`: punctuation and case do not count) fall on the same side:
-            the passage where several rows share one, so that validation asks about unseen passages, and otherwise the
-            question, so that equal rows stay together.
-    """
-
-    example: Example
-    together: str
+# The description of a section's field `task`.
+DATA_SET = "The data set; docs/data.md shows each."
+# A data set without a usual place on the Hub: `folder` or `hub` must be given.
+NOWHERE = OnHub("", None, {"train": "train", "validation": "validation", "test": "test"}, ())
 
 
 @dataclass(frozen=True)
-class FolderTask(ABC):
+class FolderTask(RowsTask):
     """A data set in a local folder, in its own format, or on the Hugging Face Hub.
 
     A data set's class says which files it has, how a row reads, how it is scored, and how a row of the Hub becomes a
-    row of the files; order, ids, splits and faults are handled here.
+    row of the files.
 
     Attributes:
-        name: the task's name in the recipe.
-        folder: where its own files are; of no account where there is a `hub`.
-        validation_share: this share of the training rows is held out for validation, chosen by a hash of their text:
-            the same rows whatever their order, the seed and the other rows.
-        hub: where its rows are instead of in the folder.
+        folder: where its own files are; without effect if there is a `hub`.
     """
 
-    name: str
     folder: Path
-    validation_share: float = 0.0
-    hub: HubSource | None = field(default=None, kw_only=True)
 
     scoring_kind: ClassVar[Scoring] = Scoring("none")
-    on_hub: ClassVar[OnHub]
+    on_hub: ClassVar[OnHub] = NOWHERE
 
     @property
     def scoring(self) -> Scoring:
@@ -61,16 +46,8 @@ class FolderTask(ABC):
         return self.scoring_kind
 
     @abstractmethod
-    def own_files(self, part: Part) -> Sequence[Path]:
+    def own_files(self, part: Split) -> Sequence[Path]:
         """The data set's own files of the part, in order, whether they exist or not; none: there is no such part."""
-
-    @abstractmethod
-    def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
-        """The examples of one row of a file.
-
-        Raises:
-            UnusableRowError: the row is not as the data set's rows are.
-        """
 
     def from_hub(self, row: Row) -> dict[str, Any]:
         """The Hub's row as a row of the data set's own files; here the same.
@@ -80,153 +57,89 @@ class FolderTask(ABC):
         """
         return dict(row.data)
 
-    def files(self, split: Split) -> Sequence[Path]:
-        """The files that the split's rows are read from.
-
-        Raises:
-            NoSplitError: the task has no such split.
-            InputError: the Hub has them, and they cannot be had.
-        """
-        return self._files(self.part_of(split))
-
-    def _files(self, part: Part) -> Sequence[Path]:
-        hub = self.hub_of(part)
-        return self.own_files(part) if hub is None else hub.files(self.on_hub.splits[part])
-
-    def read(self, file: Path) -> Iterator[tuple[str, dict[str, Any] | UnusableRowError]]:
-        """The file's rows with their place in it.
-
-        Raises:
-            OSError: the file cannot be read.
-            InputError: the file as a whole makes no sense.
-        """
-        for number, row in json_lines(file):
-            yield f"{file.name} line {number}", row
-
     def read_hub(self, hub: HubSource, split: str) -> Iterator[tuple[str, dict[str, Any] | UnusableRowError]]:
-        """The rows of a split of the Hub, as rows of the data set's own files, with their place.
-
-        Raises:
-            InputError: the split cannot be had.
-        """
         for source, row in hub.rows(split, self.on_hub.columns):
             try:
                 yield source, self.from_hub(Row(row))
             except UnusableRowError as error:
                 yield source, error
 
-    def hub_of(self, part: Part) -> HubSource | None:
-        """Where on the Hub the part is; None: in files of its own."""
+    def hub_of(self, part: Split) -> HubSource | None:
+        """The data set on the Hub that has the part; None: it stands in local files."""
         return self.hub
 
-    def check(self, split: Split = "train") -> None:
-        """Every file of the split can be opened. The Hub is not asked.
+    def part_of(self, split: Split) -> Split:
+        """The part whose files the split's rows stand in.
 
         Raises:
-            InputError: one message that names all files that cannot.
-        """
-        part = self.part_of(split)
-        if (hub := self.hub_of(part)) is not None:
-            hub.check([self.on_hub.splits[part]])
-            return
-        faults: list[str] = []
-        for file in self.own_files(part):
-            try:
-                with file.open("rb"):
-                    pass
-            except OSError as error:
-                near = "" if file.exists() else near_file(file)
-                faults.append(f"tasks.{self.name}.folder: cannot read {str(file)!r}: {error.strerror}{near}")
-        if faults:
-            raise InputError("\n".join(faults))
-
-    def train_rows(self) -> Iterator[Example | BadRow]:
-        """The rows of the training files that are not held out, and all bad rows of these files."""
-        for draft in self._drafts("train"):
-            if isinstance(draft, BadRow):
-                yield draft
-            elif not self._held_out(draft):
-                yield draft.example
-
-    def eval_rows(self, split: EvalSplit) -> Iterator[Example | BadRow]:
-        """The rows held out of the training files, or those of the evaluation files, with the files' bad rows.
-
-        Raises:
-            InputError: the task has no such split.
-        """
-        part = self.part_of(split)
-        for draft in self._drafts(part):
-            if isinstance(draft, BadRow):
-                yield draft
-            elif part != "train" or self._held_out(draft):
-                yield draft.example
-
-    def shown_rows(self) -> Iterator[Example | BadRow]:
-        """None."""
-        return iter(())
-
-    def groups(self, example: Example) -> Mapping[str, str]:
-        """None."""
-        return {}
-
-    def part_of(self, split: Split) -> Part:
-        """Whose files the split's rows stand in.
-
-        Raises:
-            NoSplitError: there are none.
+            NoSplitError: there is none.
         """
         if split == "validation" and not self.validation_share:
             raise NoSplitError(
                 f"tasks.{self.name}: no validation split; set tasks.{self.name}.validation_share, for example to 0.05"
             )
-        part: Part = "test" if split == "test" else "train"
-        if part not in self.on_hub.splits:
-            raise NoSplitError(f"tasks.{self.name}: the data set has no {split} split")
-        return part
+        return "test" if split == "test" else "train"
 
-    def _held_out(self, draft: Drafted) -> bool:
-        return is_held_out(draft.together, self.validation_share)
+    def place(self, split: Split) -> Place:
+        part = self.part_of(split)
+        if part in self.on_hub.splits:
+            if (hub := self.hub_of(part)) is not None:
+                return Place(part, "hub", hub=hub, hub_splits=[self.on_hub.splits[part]])
+            if files := self.own_files(part):
+                return Place(part, "folder", files)
+        raise NoSplitError(f"tasks.{self.name}: the data set has no {split} split")
 
-    def _drafts(self, part: Part) -> Iterator[Drafted | BadRow]:
-        seen: dict[str, str] = {}
-        empty = True
-        for source, row in self._rows(part):
-            empty = False
-            try:
-                if isinstance(row, UnusableRowError):
-                    raise row
-                drafts = self.drafts(Row(row), source, part)
-                _check(drafts, seen)
-            except UnusableRowError as error:
-                yield BadRow(source, str(error))
-            else:
-                yield from drafts
-        if empty:
-            named = ", ".join(repr(str(file)) for file in self._files(part)[:3])
-            place = "folder" if self.hub_of(part) is None else "hub"
-            raise InputError(f"tasks.{self.name}.{place}: no row in {named}; fetch the data set's files again")
-
-    def _rows(self, part: Part) -> Iterator[tuple[str, dict[str, Any] | UnusableRowError]]:
-        if (hub := self.hub_of(part)) is not None:
-            yield from self.read_hub(hub, self.on_hub.splits[part])
-            return
-        for file in self.own_files(part):
-            try:
-                yield from self.read(file)
-            except OSError as error:
-                raise InputError(f"tasks.{self.name}.folder: cannot read {str(file)!r}: {error.strerror}") from error
+    def finish(self, place: Place, rows: int, fields: Set[str]) -> None:
+        if not rows:
+            raise InputError(
+                f"tasks.{self.name}.{place.field}: no row in {first_files(place)}; fetch the data set's files again"
+            )
 
 
-def _check(drafts: Sequence[Drafted], seen: dict[str, str]) -> None:
-    """The texts hold, and no id comes twice; enters the ids in `seen`."""
-    for draft in drafts:
-        example = draft.example
-        check_texts(example.prompt, example.completion)
-        if example.id in seen:
-            raise UnusableRowError(f"the id {example.id!r} stands in {seen[example.id]} already")
-        seen[example.id] = example.source
-
-
-def row_id(row: Row, source: str, part: Part) -> str:
+def row_id(row: Row, source: str, part: Split) -> str:
     """The row's id: its `idx` where it has one, else its number in the file, which `source` ends in."""
     return f"{part}-{row.whole('idx') if 'idx' in row.data else source.rpartition(' ')[2]}"
+
+
+class FolderSection(TaskSection):
+    """The options of a data set in a format of its own. A subclass names the data set, and may add options.
+
+    Attributes:
+        data_set: the class of the task.
+    """
+
+    data_set: ClassVar[type[FolderTask]]
+
+    task: Any = Field(description=DATA_SET)  # each data set narrows it to its name; here for its place in the order
+    folder: PathText | None = Field(
+        None, description="Folder with the data set's own files. None: from the Hugging Face Hub."
+    )
+    hub: HubId | None = Field(
+        None,
+        min_length=1,
+        description="The data set's id on the Hub, or a local folder in the Hub's layout. None: its usual id "
+        "(docs/data.md).",
+    )
+    revision: str | None = Field(None, min_length=1, description="Branch, tag or commit on the Hub.")
+
+    def build(self, name: str) -> FolderTask:
+        """The data set's task."""
+        return self.data_set(name, self.folder or Path(), validation_share=self.validation_share, hub=self.source(name))
+
+    def source(self, name: str) -> HubSource | None:
+        """The data set on the Hub, for the task of this name; None: the folder has the rows."""
+        if self.folder is not None:
+            return None
+        usual = self.data_set.on_hub
+        return HubSource(f"tasks.{name}.hub", self.hub or usual.id, usual.config, self.revision)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        for name, value in (("hub", self.hub), ("revision", self.revision)):
+            if self.folder is not None and value is not None:
+                raise InputError(
+                    f"{name}: {value!r} has no effect beside folder, whose files are read; leave one of them out"
+                )
+        if self.folder is None and self.hub is None and not self.data_set.on_hub.id:
+            raise InputError("folder: name the folder with the data set's files; it has no usual id on the Hub")
+        return self

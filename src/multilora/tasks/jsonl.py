@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from multilora.errors import nearest
+from pydantic import BeforeValidator, Field, model_validator
+
+from multilora.errors import InputError, nearest
+from multilora.fields import as_list
 from multilora.tasks.example import Example, Scoring
-from multilora.tasks.lines import LinesTask
+from multilora.tasks.lines import LinesSection, LinesTask
 from multilora.tasks.numbers import final_number
 from multilora.tasks.rows import UnusableRowError, check_texts, json_type
-from multilora.tasks.template import Template
+from multilora.tasks.template import Template, TemplateText
 
 FreeTextScore = Literal["none", "exact_match", "final_number"]
 
@@ -59,7 +62,7 @@ class JsonlTask(LinesTask):
         named = {field for field in (self.answer, self.labels, self.id_field) if field is not None}
         return named | {field for template in templates for field in template.fields}
 
-    def together(self, example: Example) -> str:
+    def split_key(self, example: Example) -> str:
         """The prompt; where all rows have the same one, the completion."""
         return example.prompt if any(prompt.fields for prompt in self.prompts) else example.completion
 
@@ -74,7 +77,7 @@ class JsonlTask(LinesTask):
         completion = _filled(self.completion, row, values) if self.completion else choices[self._right(row, choices)]
         answers = self._answers(completion, choices)
         example = Example(_filled(prompt, row, values), completion, source, id, choices, answers)
-        for choice in choices or (completion,):
+        for choice in choices:
             check_texts(example.prompt, choice)
         return example
 
@@ -150,3 +153,63 @@ def _why_no_text(field: str, row: Mapping[str, Any]) -> str:
     if field not in row:
         return f"no field {field!r}{nearest(field, row)}. The row has {', '.join(row) or 'no fields'}"
     return f"field {field!r} is {json_type(row[field])}; a template takes text and numbers"
+
+
+class JsonlSection(LinesSection):
+    """A task from JSON-lines files."""
+
+    task: Literal["jsonl"] = Field("jsonl", description="Rows with templates; the default.")
+    prompt: Annotated[list[TemplateText], BeforeValidator(as_list, json_schema_input_type=str | list[str])] = Field(
+        min_length=1,
+        description="The model's input as a template: {field} is replaced by the row's value; write {{ and }} for "
+        "braces. Of a list, the first template whose fields are all there and not empty is used; the last one also "
+        "takes empty values.",
+    )
+    completion: TemplateText | None = Field(
+        None,
+        description="The target as a template. It is the model's text right after the prompt: begin it with a space "
+        "or end the prompt with a line break where the text needs one. The eos token is added. With choices it must be "
+        "one of them, or is left out for answer.",
+    )
+    choices: Annotated[list[TemplateText], BeforeValidator(as_list, json_schema_input_type=str | list[str])] = Field(
+        [],
+        description="What a model may answer, as templates; the likeliest counts as its answer. One template whose "
+        "only field holds a list makes a choice of each item.",
+    )
+    answer: str | None = Field(
+        None,
+        min_length=1,
+        description="Field that says which of the choices is right: its number from 0, or its letter from A; with "
+        "labels, its label.",
+    )
+    labels: str | None = Field(
+        None, min_length=1, description="For answer: field with the list of the choices' own labels."
+    )
+    score: FreeTextScore = Field(
+        "none",
+        description="How free text is scored: not at all, by the whole text, or by the number that it ends in.",
+    )
+
+    def build(self, name: str) -> JsonlTask:
+        """The task, with its templates parsed."""
+        return JsonlTask(
+            prompts=[Template.parse(text) for text in self.prompt],
+            completion=Template.parse(self.completion) if self.completion is not None else None,
+            choices=[Template.parse(text) for text in self.choices],
+            answer=self.answer,
+            labels=self.labels,
+            score=self.score,
+            **self.options(name),
+        )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.completion is None) == (self.answer is None):
+            raise InputError("completion: give either completion, or choices and answer")
+        if self.answer is not None and not self.choices:
+            raise InputError(f"answer: {self.answer!r} needs choices, of which it says the right one")
+        if self.choices and self.score != "none":
+            raise InputError(f"score: {self.score} has no effect with choices, which are scored by likelihood")
+        if self.labels is not None and self.answer is None:
+            raise InputError(f"labels: {self.labels!r} has no effect without answer, the field with the right label")
+        return self

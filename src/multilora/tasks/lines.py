@@ -1,47 +1,40 @@
-"""What the tasks of one's own rows share: JSON-lines files or splits of the Hub, ids, and a validation split."""
+"""What the tasks of one's own rows share: JSON-lines files or splits of the Hub, and the options for both."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from multilora.errors import InputError, nearest
-from multilora.tasks.example import BadRow, EvalSplit, Example, NoSplitError, Scoring, Split
+from multilora.tasks.example import Example, NoSplitError, Split
 from multilora.tasks.hub import HubSource
-from multilora.tasks.rows import UnusableRowError, is_held_out, json_lines, near_file
+from multilora.tasks.rows import Row, UnusableRowError
+from multilora.tasks.rows_task import Drafted, Place, RowsTask
+from multilora.tasks.section import Files, HubId, TaskSection
 
 
 @dataclass(frozen=True)
-class LinesTask(ABC):
+class LinesTask(RowsTask):
     """Rows of JSON-lines files, in order; blank lines are allowed. Or rows of a data set on the Hugging Face Hub.
 
-    A kind of task says how a row reads; files, splits, ids and faults are handled here.
+    A kind of task says how a row reads.
 
     Attributes:
-        name: the task's name in the recipe.
         train: files with the training rows, UTF-8; with a `hub`, names of its splits, here and in the other parts.
         validation: files with the validation rows.
         test: files with the test rows.
-        validation_share: this share of the training rows is held out for validation, chosen by a hash of their text.
         id_field: field that names the row; None: rows have no ids.
-        hub: where the rows are instead of in files.
     """
 
-    name: str
     train: Sequence[Path]
     validation: Sequence[Path] = field(default=(), kw_only=True)
     test: Sequence[Path] = field(default=(), kw_only=True)
-    validation_share: float = field(default=0.0, kw_only=True)
     id_field: str | None = field(default=None, kw_only=True)
-    hub: HubSource | None = field(default=None, kw_only=True)
-
-    @property
-    @abstractmethod
-    def scoring(self) -> Scoring:
-        """How answers are scored."""
 
     @abstractmethod
     def example(self, row: Mapping[str, Any], source: str, id: str) -> Example:
@@ -52,124 +45,47 @@ class LinesTask(ABC):
         """
 
     @abstractmethod
-    def together(self, example: Example) -> str:
+    def split_key(self, example: Example) -> str:
         """The text by whose hash the example falls on one side of the validation split."""
 
     @abstractmethod
     def fields(self) -> set[str]:
         """The fields that some row must have, or their name is a mistake."""
 
-    def check(self, split: Split = "train") -> None:
-        """Every file of the split can be opened. The Hub is not asked.
-
-        Raises:
-            InputError: one message that names all files that cannot.
-        """
-        place, files = self._places(split)
-        if self.hub is not None:
-            self.hub.check([str(file) for file in files])
-            return
-        faults: list[str] = []
-        for file in files:
-            try:
-                with file.open("rb"):
-                    pass
-            except OSError as error:
-                near = near_file(file)
-                faults.append(f"tasks.{self.name}.{place}: cannot read {str(file)!r}: {error.strerror}{near}")
-        if faults:
-            raise InputError("\n".join(faults))
-
-    def files(self, split: Split) -> list[Path]:
-        """The files that the split's rows are read from.
-
-        Raises:
-            InputError: there are none, or the Hub has them and they cannot be had.
-        """
-        _, files = self._places(split)
-        return list(files) if self.hub is None else [path for name in files for path in self.hub.files(str(name))]
-
-    def shown_rows(self) -> Iterator[Example | BadRow]:
-        """None."""
-        return iter(())
-
-    def groups(self, example: Example) -> Mapping[str, str]:
-        """None."""
-        return {}
-
-    def train_rows(self) -> Iterator[Example | BadRow]:
-        """The rows that are not held out, streaming: one line is held at a time.
-
-        Raises:
-            InputError: a field that the recipe names is in no row at all; the message names the nearest fields.
-        """
-        return (row for row in self._rows("train") if isinstance(row, BadRow) or not self._held_out(row))
-
-    def eval_rows(self, split: EvalSplit) -> Iterator[Example | BadRow]:
-        """The rows of the split's files, or those held out of the training files.
-
-        Raises:
-            NoSplitError: the task has neither.
-            InputError: as for `train_rows`.
-        """
-        rows = self._rows(split)
-        if split == "validation" and not self.validation:
-            return (row for row in rows if isinstance(row, BadRow) or self._held_out(row))
-        return rows
-
-    def _held_out(self, row: Example) -> bool:
-        return is_held_out(self.together(row), self.validation_share)
-
-    def _places(self, split: Split) -> tuple[str, Sequence[Path]]:
-        """The split's files, or splits of the Hub, and the field of the recipe that names them."""
+    def place(self, split: Split) -> Place:
         if split == "train" or (split == "validation" and self.validation_share and not self.validation):
-            return "train", self.train
+            return self._place("train", self.train)
         files = self.validation if split == "validation" else self.test
         if not files:
             share = f", or tasks.{self.name}.validation_share" if split == "validation" else ""
             raise NoSplitError(
                 f"tasks.{self.name}: no {split} split; name its files in tasks.{self.name}.{split}{share}"
             )
-        return split, files
+        return self._place(split, files)
 
-    def _rows(self, split: Split) -> Iterator[Example | BadRow]:
-        return self._read(*self._places(split))
+    def _place(self, part: Split, files: Sequence[Path]) -> Place:
+        if self.hub is None:
+            return Place(part, part, list(files))
+        return Place(part, part, hub=self.hub, hub_splits=[str(name) for name in files])
 
-    def _read(self, place: str, files: Sequence[Path]) -> Iterator[Example | BadRow]:
-        seen: set[str] = set()
-        ids: dict[str, str] = {}
-        for source, row in self._raw(place, files):
-            try:
-                if isinstance(row, UnusableRowError):
-                    raise row
-                seen |= row.keys()
-                example = self.example(row, source, self._id(row))
-                if example.id and example.id in ids:
-                    raise UnusableRowError(f"the id {example.id!r} stands in {ids[example.id]} already")
-            except UnusableRowError as error:
-                yield BadRow(source, str(error))
-            else:
-                if example.id:
-                    ids[example.id] = source
-                yield example
-        if seen and (absent := sorted(self.fields() - seen)):
+    def drafts(self, row: Row, source: str, part: Split) -> Sequence[Drafted]:
+        example = self.example(row.data, source, self._id(row.data))
+        return [Drafted(example, self.split_key(example))]
+
+    def read(self, file: Path) -> Iterator[tuple[str, dict[str, Any] | UnusableRowError]]:
+        for source, row in super().read(file):
+            yield source, row if isinstance(row, UnusableRowError) else with_inner_fields(row)
+
+    def read_hub(self, hub: HubSource, split: str) -> Iterator[tuple[str, dict[str, Any] | UnusableRowError]]:
+        for source, row in hub.rows(split):
+            yield source, with_inner_fields(row)
+
+    def finish(self, place: Place, rows: int, fields: Set[str]) -> None:
+        if fields and (absent := sorted(self.fields() - fields)):
             raise InputError(
-                f"tasks.{self.name}: no row has the field {absent[0]!r}{nearest(absent[0], seen)}. "
-                f"The rows have {', '.join(sorted(seen))}"
+                f"tasks.{self.name}: no row has the field {absent[0]!r}{nearest(absent[0], fields)}. "
+                f"The rows have {', '.join(sorted(fields))}"
             )
-
-    def _raw(self, place: str, files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any] | UnusableRowError]]:
-        for file in files:
-            if self.hub is not None:
-                for source, row in self.hub.rows(str(file)):
-                    yield source, with_inner_fields(row)
-                continue
-            try:
-                for number, row in json_lines(file):
-                    inner = row if isinstance(row, UnusableRowError) else with_inner_fields(row)
-                    yield f"{file.name} line {number}", inner
-            except OSError as error:
-                raise InputError(f"tasks.{self.name}.{place}: cannot read {str(file)!r}: {error.strerror}") from error
 
     def _id(self, row: Mapping[str, Any]) -> str:
         if self.id_field is None:
@@ -190,3 +106,59 @@ def with_inner_fields(row: dict[str, Any]) -> dict[str, Any]:
         for key, value in cast(dict[str, Any], item).items()
     }
     return {**inner, **row} if inner else row
+
+
+class LinesSection(TaskSection):
+    """The options of a task of one's own rows."""
+
+    hub: HubId | None = Field(
+        None,
+        min_length=1,
+        description="Take the rows from a data set on the Hugging Face Hub, by its id, or from a local folder in the "
+        "Hub's layout (docs/data.md). None: from files.",
+    )
+    config: str | None = Field(None, min_length=1, description="For hub: the data set's configuration.")
+    revision: str | None = Field(None, min_length=1, description="For hub: branch, tag or commit.")
+    train: Files = Field(
+        [],
+        validate_default=True,
+        description="JSON-lines file or files with the training rows: one JSON object per line. With hub: split or "
+        "splits, train if left out.",
+    )
+    validation: Files = Field([], description="The same with the validation rows.")
+    test: Files = Field([], description="The same with the test rows, which `multilora eval` reports on.")
+    id: str | None = Field(None, min_length=1, description="Field that names a row; two rows of one name are a fault.")
+
+    @field_validator("train")
+    @classmethod
+    def _rows_from_somewhere(cls, value: list[Path], info: ValidationInfo) -> list[Path]:
+        if not value and info.data.get("hub") is None:
+            raise InputError("name at least 1 JSON-lines file with training rows in train, or a data set in hub")
+        return value
+
+    def source(self, name: str) -> HubSource | None:
+        """The data set on the Hub, for the task of this name; None: files have the rows."""
+        return HubSource(f"tasks.{name}.hub", self.hub, self.config, self.revision) if self.hub else None
+
+    def options(self, name: str) -> dict[str, Any]:
+        """The arguments of `LinesTask`, for the task of this name."""
+        return {
+            "name": name,
+            "train": self.train or [Path("train")],  # the split's name on the Hub
+            "validation": self.validation,
+            "test": self.test,
+            "validation_share": self.validation_share,
+            "id_field": self.id,
+            "hub": self.source(name),
+        }
+
+    @model_validator(mode="after")
+    def _options_of_hub(self) -> Self:
+        for name, value in (("config", self.config), ("revision", self.revision)):
+            if self.hub is None and value is not None:
+                raise InputError(f"{name}: {value!r} has no effect without hub; leave it out, or name the data set")
+        if self.validation and self.validation_share:
+            raise InputError(
+                f"validation_share: {self.validation_share} has no effect beside the files in validation; drop one"
+            )
+        return self

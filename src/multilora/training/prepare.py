@@ -14,7 +14,6 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import Recipe
 from multilora.tasks.example import Task
-from multilora.tasks.registry import build_task
 
 Mixture = EncodedMixture | StreamedMixture
 
@@ -25,7 +24,7 @@ def open_tasks(recipe: Recipe) -> list[Task]:
     Raises:
         InputError: one message with the faults of all tasks.
     """
-    tasks = [build_task(name, section) for name, section in recipe.tasks.items()]
+    tasks = [section.build(name) for name, section in recipe.tasks.items()]
     faults: list[str] = []
     for task in tasks:
         try:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from multilora.tasks.data_sets.superglue import LabelTask, super_glue
 from multilora.tasks.example import Scoring
+from multilora.tasks.folder import DATA_SET, FolderSection
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row
-from multilora.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,10 @@ class CB(LabelTask):
     def prompt(self, row: Row) -> tuple[str, str]:
         premise = row.text("premise")
         return f"{premise}\nQuestion: {row.text('hypothesis')}. True, False, or Neither?\nAnswer:", premise
+
+
+class CBSection(FolderSection):
+    """CommitmentBank: does the premise entail the hypothesis?"""
+
+    task: Literal["cb"] = Field(description=DATA_SET)
+    data_set = CB

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from multilora.tasks.example import Example, Scoring
-from multilora.tasks.folder import Drafted, Part, row_id
+from pydantic import Field
+
+from multilora.tasks.data_sets.superglue import SuperGlueTask, super_glue
+from multilora.tasks.example import Example, Scoring, Split
+from multilora.tasks.folder import DATA_SET, FolderSection, row_id
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row
-from multilora.tasks.superglue import SuperGlueTask, super_glue
+from multilora.tasks.rows_task import Drafted
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class MultiRC(SuperGlueTask):
             "passage": {"text": row.text("paragraph"), "questions": [question]},
         }
 
-    def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
+    def drafts(self, row: Row, source: str, part: Split) -> Sequence[Drafted]:
         passage = row.inner("passage")
         text = passage.text("text")
         drafts: list[Drafted] = []
@@ -52,3 +55,10 @@ class MultiRC(SuperGlueTask):
                 example = Example(prompt, completion, source, id, (" no", " yes"), (completion,), group)
                 drafts.append(Drafted(example, text))
         return drafts
+
+
+class MultiRCSection(FolderSection):
+    """MultiRC: is an answer to a question about a passage correct?"""
+
+    task: Literal["multirc"] = Field(description=DATA_SET)
+    data_set = MultiRC

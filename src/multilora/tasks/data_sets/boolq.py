@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from pydantic import Field
+
+from multilora.tasks.data_sets.superglue import LabelTask, super_glue
+from multilora.tasks.folder import DATA_SET, FolderSection
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row
-from multilora.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
@@ -19,3 +22,10 @@ class BoolQ(LabelTask):
     def prompt(self, row: Row) -> tuple[str, str]:
         passage = row.text("passage")
         return f"{passage}\nQuestion: {row.text('question')}?\nAnswer:", passage
+
+
+class BoolQSection(FolderSection):
+    """BoolQ: yes/no questions about a passage."""
+
+    task: Literal["boolq"] = Field(description=DATA_SET)
+    data_set = BoolQ

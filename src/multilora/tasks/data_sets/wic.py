@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from pydantic import Field
+
+from multilora.tasks.data_sets.superglue import LabelTask, super_glue
+from multilora.tasks.folder import DATA_SET, FolderSection
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row, UnusableRowError
-from multilora.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,10 @@ class WiC(LabelTask):
             raise UnusableRowError(f"start1 {start} and end1 {end} mark no word in sentence1")
         question = f"Is the word '{word}' used in the same way in the two sentences above?"
         return f"Sentence 1: {first}\nSentence 2: {second}\nQuestion: {question}\nAnswer:", f"{first}\n{second}"
+
+
+class WiCSection(FolderSection):
+    """WiC: does a word mean the same in two sentences?"""
+
+    task: Literal["wic"] = Field(description=DATA_SET)
+    data_set = WiC

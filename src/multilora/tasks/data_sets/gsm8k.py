@@ -6,13 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from multilora.tasks.example import Example, Scoring
-from multilora.tasks.folder import Drafted, FolderTask, Part, row_id
+from pydantic import Field
+
+from multilora.tasks.example import Example, Scoring, Split
+from multilora.tasks.folder import DATA_SET, FolderSection, FolderTask, row_id
 from multilora.tasks.hub import OnHub
 from multilora.tasks.numbers import NUMBER, plain_number
 from multilora.tasks.rows import Row, UnusableRowError
+from multilora.tasks.rows_task import Drafted
 
 _FINAL = re.compile(rf"#### ({NUMBER})\s*\Z")
 
@@ -24,10 +27,10 @@ class GSM8K(FolderTask):
     scoring_kind: ClassVar[Scoring] = Scoring("final_number", ("exact_match",))
     on_hub: ClassVar[OnHub] = OnHub("openai/gsm8k", "main", {"train": "train", "test": "test"}, ("question", "answer"))
 
-    def own_files(self, part: Part) -> Sequence[Path]:
+    def own_files(self, part: Split) -> Sequence[Path]:
         return [self.folder / f"{part}.jsonl"]
 
-    def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
+    def drafts(self, row: Row, source: str, part: Split) -> Sequence[Drafted]:
         question, answer = row.text("question"), row.text("answer")
         final = _FINAL.search(answer)
         if final is None:
@@ -36,3 +39,10 @@ class GSM8K(FolderTask):
         number = plain_number(final.group(1))
         example = Example(prompt, f" {answer}", source, row_id(row, source, part), answers=(number,), key=question)
         return [Drafted(example, question)]
+
+
+class GSM8KSection(FolderSection):
+    """GSM8K: word problems of grade-school arithmetic."""
+
+    task: Literal["gsm8k"] = Field(description=DATA_SET)
+    data_set = GSM8K

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from multilora.tasks.example import Example
-from multilora.tasks.folder import Drafted, Part, row_id
+from pydantic import Field
+
+from multilora.tasks.data_sets.superglue import SuperGlueTask, super_glue
+from multilora.tasks.example import Example, Split
+from multilora.tasks.folder import DATA_SET, FolderSection, row_id
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row
-from multilora.tasks.superglue import SuperGlueTask, super_glue
+from multilora.tasks.rows_task import Drafted
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class COPA(SuperGlueTask):
     on_hub: ClassVar[OnHub] = super_glue("copa", "premise choice1 choice2 question label")
     hub_labels: ClassVar[Mapping[str, Any]] = {"choice1": 0, "choice2": 1}
 
-    def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
+    def drafts(self, row: Row, source: str, part: Split) -> Sequence[Drafted]:
         premise = row.text("premise")
         connector = row.label("question", {"cause": "because", "effect": "therefore"})
         choices = (_continued(row.text("choice1")), _continued(row.text("choice2")))
@@ -32,6 +35,13 @@ class COPA(SuperGlueTask):
         prompt = f"{premise.strip()[:-1]} {connector}"
         example = Example(prompt, completion, source, row_id(row, source, part), choices, (completion,))
         return [Drafted(example, premise)]
+
+
+class COPASection(FolderSection):
+    """COPA: the more plausible cause or effect of a premise."""
+
+    task: Literal["copa"] = Field(description=DATA_SET)
+    data_set = COPA
 
 
 def _continued(sentence: str) -> str:

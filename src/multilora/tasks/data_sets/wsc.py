@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from multilora.tasks.data_sets.superglue import LabelTask, super_glue
+from multilora.tasks.folder import DATA_SET, FolderSection
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row, UnusableRowError
-from multilora.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,13 @@ class WSC(LabelTask):
         noun = _spelled_as_in(text, noun, target.whole("span1_index"))
         question = f'In the passage above, does the pronoun "*{pronoun}*" refer to "*{noun}*"?'
         return f"Passage: {passage}\nQuestion: {question}\nAnswer:", text
+
+
+class WSCSection(FolderSection):
+    """WSC: does a pronoun refer to a noun phrase?"""
+
+    task: Literal["wsc"] = Field(description=DATA_SET)
+    data_set = WSC
 
 
 def _spelled_as_in(text: str, noun: str, index: int) -> str:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from multilora.tasks.example import Example, Scoring
-from multilora.tasks.folder import Drafted, FolderTask, Part, row_id
+from multilora.tasks.example import Example, Scoring, Split
+from multilora.tasks.folder import FolderTask, row_id
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row
+from multilora.tasks.rows_task import Drafted
 
 YES_NO: Mapping[Any, str] = {False: " no", True: " yes"}
 
@@ -34,7 +35,7 @@ class SuperGlueTask(FolderTask):
     scoring_kind: ClassVar[Scoring] = Scoring("choices", ("accuracy",))
     hub_labels: ClassVar[Mapping[str, Any]] = {"False": False, "True": True}  # by the classes' names, in their order
 
-    def own_files(self, part: Part) -> Sequence[Path]:
+    def own_files(self, part: Split) -> Sequence[Path]:
         if part == "test":
             return [self.folder / "val.jsonl"]
         train = self.folder / "train.jsonl"
@@ -59,12 +60,12 @@ class LabelTask(SuperGlueTask):
     labels: ClassVar[Mapping[Any, str]] = YES_NO
 
     def prompt(self, row: Row) -> tuple[str, str]:
-        """The prompt, and what decides the side of the validation split (`Drafted.together`)."""
+        """The prompt, and what decides the side of the validation split (`Drafted.split_key`)."""
         raise NotImplementedError
 
-    def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
-        prompt, together = self.prompt(row)
+    def drafts(self, row: Row, source: str, part: Split) -> Sequence[Drafted]:
+        prompt, split_key = self.prompt(row)
         completion = row.label("label", self.labels)
         choices = tuple(self.labels.values())
         example = Example(prompt, completion, source, row_id(row, source, part), choices, (completion,))
-        return [Drafted(example, together)]
+        return [Drafted(example, split_key)]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from multilora.tasks.example import Example, Scoring
-from multilora.tasks.folder import Drafted, Part, row_id
+from pydantic import Field
+
+from multilora.tasks.data_sets.superglue import SuperGlueTask, super_glue
+from multilora.tasks.example import Example, Scoring, Split
+from multilora.tasks.folder import DATA_SET, FolderSection, row_id
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row, UnusableRowError
-from multilora.tasks.superglue import SuperGlueTask, super_glue
+from multilora.tasks.rows_task import Drafted
 
 _GAP = "@placeholder"
 
@@ -43,7 +46,7 @@ class ReCoRD(SuperGlueTask):
             "qas": [query],
         }
 
-    def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
+    def drafts(self, row: Row, source: str, part: Split) -> Sequence[Drafted]:
         passage = row.inner("passage")
         text = passage.text("text")
         entities = sorted({_name(text, entity) for entity in passage.inners("entities")})
@@ -62,6 +65,13 @@ class ReCoRD(SuperGlueTask):
             example = Example(prompt, answers[0], source, id, choices, answers, short=tuple(entities))
             drafts.append(Drafted(example, text))
         return drafts
+
+
+class ReCoRDSection(FolderSection):
+    """ReCoRD: which entity fills the gap in a statement about an article?"""
+
+    task: Literal["record"] = Field(description=DATA_SET)
+    data_set = ReCoRD
 
 
 def _name(text: str, entity: Row) -> str:

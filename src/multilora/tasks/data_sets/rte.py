@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from multilora.tasks.data_sets.superglue import LabelTask, super_glue
+from multilora.tasks.folder import DATA_SET, FolderSection
 from multilora.tasks.hub import OnHub
 from multilora.tasks.rows import Row
-from multilora.tasks.superglue import LabelTask, super_glue
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,10 @@ class RTE(LabelTask):
     def prompt(self, row: Row) -> tuple[str, str]:
         premise = row.text("premise")
         return f"{premise}\nQuestion: {row.text('hypothesis')} True or False?\nAnswer:", premise
+
+
+class RTESection(FolderSection):
+    """RTE: does the premise entail the hypothesis?"""
+
+    task: Literal["rte"] = Field(description=DATA_SET)
+    data_set = RTE

@@ -3,51 +3,34 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from multilora.errors import InputError
+from multilora.fields import Integer, PathText
+from multilora.tasks.data_sets.mmlu_questions import (
+    auxiliary_question,
+    introduction,
+    own_example,
+    question_example,
+)
+from multilora.tasks.data_sets.mmlu_subjects import CATEGORIES, SUBJECTS
 from multilora.tasks.example import BadRow, Example, NoSplitError, Scoring, Split
-from multilora.tasks.folder import Drafted, FolderTask, Part
+from multilora.tasks.folder import DATA_SET, FolderSection, FolderTask
 from multilora.tasks.hub import HubSource, OnHub
-from multilora.tasks.keys import key_of, normalised
+from multilora.tasks.keys import key_of
 from multilora.tasks.rows import Row, UnusableRowError, json_array
+from multilora.tasks.rows_task import Drafted
 
-_LETTERS = "ABCDE"
-_PREFIXES: Mapping[Part, str] = MappingProxyType({"validation": "val", "test": "test"})  # of ids
+_PREFIXES: Mapping[Split, str] = MappingProxyType({"validation": "val", "test": "test"})  # of ids
 _COLUMNS = ("question", "A", "B", "C", "D", "answer")
-# The auxiliary sources as instruction data: the question, then `Answer1: … Answer2: …` in one line.
-_AUXILIARY = re.compile(
-    r"Please choose the correct answer to the question: (?P<question>.*?)\n\n"
-    r"Answer1: (?P<options>.*)\n\nAnswer format: answer1(?:/answer\d)*\s*",
-    re.DOTALL,
-)
-
-_BY_CATEGORY = {
-    "STEM": "abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science "
-    "college_mathematics college_physics computer_security conceptual_physics electrical_engineering "
-    "elementary_mathematics high_school_biology high_school_chemistry high_school_computer_science "
-    "high_school_mathematics high_school_physics high_school_statistics machine_learning",
-    "humanities": "formal_logic high_school_european_history high_school_us_history high_school_world_history "
-    "international_law jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory "
-    "professional_law world_religions",
-    "social sciences": "econometrics high_school_geography high_school_government_and_politics "
-    "high_school_macroeconomics high_school_microeconomics high_school_psychology human_sexuality "
-    "professional_psychology public_relations security_studies sociology us_foreign_policy",
-    "other": "business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing "
-    "medical_genetics miscellaneous nutrition professional_accounting professional_medicine virology",
-}
-# The category of each subject, as lm-evaluation-harness has them (anatomy, for one, is elsewhere in the paper).
-CATEGORIES: Mapping[str, str] = MappingProxyType(
-    {subject: category for category, subjects in sorted(_BY_CATEGORY.items()) for subject in subjects.split()}
-)
-SUBJECTS: tuple[str, ...] = tuple(sorted(CATEGORIES))
 
 
 @dataclass(frozen=True)
@@ -81,7 +64,7 @@ class MMLU(FolderTask):
         ("question", "subject", "choices", "answer"),
     )
 
-    def own_files(self, part: Part) -> Sequence[Path]:
+    def own_files(self, part: Split) -> Sequence[Path]:
         if part == "test":
             return [self._file("test", subject) for subject in SUBJECTS]
         if part == "validation":
@@ -102,20 +85,20 @@ class MMLU(FolderTask):
             for number, row in json_array(file, f"tasks.{self.name}.auxiliary"):
                 yield f"{file.name} row {number}", row
 
-    def drafts(self, row: Row, source: str, part: Part) -> Sequence[Drafted]:
+    def drafts(self, row: Row, source: str, part: Split) -> Sequence[Drafted]:
         if part != "train":
-            example = self._with_shots(_own_example(row, source, _PREFIXES[part]))
-            return [Drafted(example, together=example.key)]
+            example = self._with_shots(own_example(row, source, _PREFIXES[part]))
+            return [Drafted(example, example.key)]
         file, _, number = source.rpartition(" row ")
-        question, options, right = _auxiliary_question(row)
+        question, options, right = auxiliary_question(row)
         id = f"train-{file.removesuffix('.json').rpartition('/')[2].replace(' ', '-')}-{number}"
-        return [Drafted(_example(_introduction(""), question, options, right, source, id), together=question)]
+        return [Drafted(question_example(introduction(""), question, options, right, source, id), question)]
 
     def from_hub(self, row: Row) -> dict[str, Any]:
         """The Hub has the options in a list, and the letter as a class."""
         letter = row.data.get("answer")
         if type(letter) is int and 0 <= letter < 4:
-            letter = _LETTERS[letter]
+            letter = "ABCD"[letter]
         options = row.texts("choices")
         if len(options) != 4:
             raise UnusableRowError(f"{len(options)} choices where 4 are needed")
@@ -131,10 +114,10 @@ class MMLU(FolderTask):
             numbers[row["subject"]] += 1  # as in the subject's own file, for equal ids
             yield f"{source.rpartition(' row ')[0]} {row['subject']} row {numbers[row['subject']]}", row
 
-    def hub_of(self, part: Part) -> HubSource | None:
+    def hub_of(self, part: Split) -> HubSource | None:
         return None if part == "train" and self.auxiliary else self.hub
 
-    def part_of(self, split: Split) -> Part:
+    def part_of(self, split: Split) -> Split:
         if split != "validation" or self.validation_share:
             return super().part_of(split)
         if self.hub is None and not (self.folder / "val").is_dir():
@@ -158,7 +141,7 @@ class MMLU(FolderTask):
             try:
                 if isinstance(row, UnusableRowError):
                     raise row
-                example = _own_example(Row(row), source, "dev")
+                example = own_example(Row(row), source, "dev")
             except UnusableRowError as error:
                 yield BadRow(source, str(error))
             else:
@@ -181,7 +164,7 @@ class MMLU(FolderTask):
     def _with_shots(self, example: Example) -> Example:
         if not self.shots:
             return example
-        head, key = _introduction(example.group), key_of(example)
+        head, key = introduction(example.group), key_of(example)
         shots = [shot for other, shot in self._worked[example.group][: self.shots] if other != key]
         return replace(example, prompt="".join([head, *shots, example.prompt.removeprefix(head)]))
 
@@ -193,7 +176,7 @@ class MMLU(FolderTask):
             if isinstance(row, BadRow):
                 place = "folder" if self.hub is None else "hub"
                 raise InputError(f"tasks.{self.name}.{place}: {row.source}: {row.why}")
-            question = row.prompt.removeprefix(_introduction(row.group))
+            question = row.prompt.removeprefix(introduction(row.group))
             worked[row.group].append((key_of(row), f"{question}{row.completion}\n\n"))
         for subject, questions in worked.items():
             if len(questions) < self.shots:
@@ -220,42 +203,31 @@ class MMLU(FolderTask):
                 ) from error
 
 
-def _introduction(subject: str) -> str:
-    about = f" about {subject.replace('_', ' ')}" if subject else ""
-    return f"The following are multiple choice questions (with answers){about}.\n\n"
+class MMLUSection(FolderSection):
+    """MMLU: multiple-choice questions of 57 subjects."""
 
+    task: Literal["mmlu"] = Field(description=DATA_SET)
+    data_set = MMLU
+    auxiliary: PathText | None = Field(
+        None,
+        description="For mmlu: folder with the training sources, as MMLU has no training split of its own. None: "
+        "auxiliary_train, in the folder or on the Hub.",
+    )
+    shots: Integer = Field(
+        0,
+        ge=0,
+        le=5,
+        description="For mmlu: worked questions of the subject, from dev, before each question to evaluate on. "
+        "Training rows have none.",
+    )
 
-def _question(question: str, options: Sequence[str]) -> str:
-    lines = [f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=False)]
-    return "\n".join([question.strip(), *lines, "Answer:"])
-
-
-def _example(
-    head: str, question: str, options: Sequence[str], right: int, source: str, id: str, subject: str = ""
-) -> Example:
-    choices = tuple(f" {letter}" for letter in _LETTERS[: len(options)])
-    completion = choices[right]
-    key = "\n".join([question, *sorted(options, key=normalised)])  # in any order the same question
-    return Example(head + _question(question, options), completion, source, id, choices, (completion,), subject, key)
-
-
-def _own_example(row: Row, source: str, prefix: str) -> Example:
-    """A row of MMLU's own splits."""
-    subject = row.label("subject", {name: name for name in SUBJECTS})
-    right = row.label("answer", {letter: number for number, letter in enumerate("ABCD")})
-    question, options = row.text("question"), [row.text(letter) for letter in "ABCD"]
-    id = f"{prefix}-{subject}-{source.rpartition(' ')[2]}"
-    return _example(_introduction(subject), question, options, right, source, id, subject)
-
-
-def _auxiliary_question(row: Row) -> tuple[str, list[str], int]:
-    if "question" in row.data:  # of the Hub
-        right = row.label("answer", {letter: number for number, letter in enumerate("ABCD")})
-        return row.text("question"), [row.text(letter) for letter in "ABCD"], right
-    match = _AUXILIARY.fullmatch(row.text("instruction"))
-    if match is None:
-        raise UnusableRowError("field 'instruction' is not a question with `Answer1: …` to `Answer format: …`")
-    options = re.split(r" Answer\d: ", match["options"])
-    if not 2 <= len(options) <= len(_LETTERS):
-        raise UnusableRowError(f"field 'instruction' has {len(options)} options where 2 to {len(_LETTERS)} are needed")
-    return match["question"], options, row.label("answer", {f"answer{i + 1}": i for i in range(len(options))})
+    def build(self, name: str) -> MMLU:
+        """MMLU with its training sources and shots."""
+        return MMLU(
+            name,
+            self.folder or Path(),
+            self.auxiliary,
+            self.shots,
+            validation_share=self.validation_share,
+            hub=self.source(name),
+        )
