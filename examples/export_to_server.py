@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from multilora import MultiLoraConfig, export_lora
-from multilora.adapter.export.describe import server_lines
+from multilora.adapter.export.peft import FORMAT
 
 
 def make_adapter(folder: Path) -> Path:
@@ -52,7 +52,7 @@ def main() -> None:
         if report.base_model:
             difference = largest_difference(adapter, out, report.base_model)
             print(f"logits differ by {difference:.1e} of the largest (rounding)")
-        for server, command in server_lines(report):
+        for server, command in FORMAT.server_lines(report):
             print(f"{server}: {command}")
 
 

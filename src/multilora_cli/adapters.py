@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import signal
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -18,19 +20,33 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
-class Format(StrEnum):
-    """Names of the forms that adapters are exported in."""
+_DEFAULT_FORMAT = "peft"
 
-    PEFT = "peft"
-    MLX = "mlx"
+
+def _formats() -> dict[str, str]:
+    """Name and help text of every export format, the default first, without importing `multilora` (seconds)."""
+    package = find_spec("multilora")
+    if package is None or package.origin is None:
+        raise AssertionError("the console script is installed with the package")
+    files = sorted((Path(package.origin).parent / "adapter" / "export").glob("[!_]*.py"))
+    files.sort(key=lambda file: file.stem != _DEFAULT_FORMAT)
+    texts = {file.stem: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "" for file in files}
+    return {name: text.partition("\n")[0].removesuffix(".") for name, text in texts.items()}
+
+
+_FORMATS = _formats()
+_FORMATS_HELP = "; ".join(f"{name}: {text[:1].lower()}{text[1:]}" for name, text in _FORMATS.items()) + "."
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = StrEnum("Format", {name.upper(): name for name in _FORMATS})
+_DEFAULT = Format(_DEFAULT_FORMAT)
 
 
 def export(
     adapter: Annotated[Path, typer.Argument(help="Folder of the adapter, as save_pretrained or `train` wrote it.")],
     out: Annotated[Path, typer.Argument(help="Folder to create for the exported adapter.")],
-    form: Annotated[
-        Format, typer.Option("--format", help="peft: a plain LoRA for PEFT, vLLM, SGLang, llama.cpp; mlx: for mlx-lm.")
-    ] = Format.PEFT,
+    form: Annotated[Format, typer.Option("--format", help=_FORMATS_HELP)] = _DEFAULT,
     rank: Annotated[
         int | None,
         typer.Option(help="Truncate to the best approximation of this rank and print what it costs. Default: exact."),
@@ -42,18 +58,17 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an adapter that OUT holds.")] = False,
 ) -> None:
     """Write an adapter as a plain LoRA (or for MLX) that PEFT, vLLM, SGLang and llama.cpp load without multilora."""
-    from multilora.adapter.export.mlx import export_mlx
-    from multilora.adapter.export.peft import export_lora
+    from multilora.adapter.export import FORMATS
+    from multilora.adapter.exporting import export_as
     from multilora.errors import InputError
     from multilora.runs.recipe import trained_bits
     from multilora_cli.show import show_export
 
-    if form is Format.MLX:
-        show_export(export_mlx(adapter, out, base=base, rank=rank, dtype=dtype, overwrite=overwrite))
-    elif base is not None:
-        raise InputError("--base is read for --format mlx; a plain LoRA needs no base model. Leave it out")
-    else:
-        show_export(export_lora(adapter, out, rank=rank, dtype=dtype, overwrite=overwrite))
+    if base is not None and not FORMATS[form].reads_base:
+        readers = ", ".join(name for name, one in FORMATS.items() if one.reads_base)
+        raise InputError(f"--base is read for --format {readers}; a {FORMATS[form].title} needs none. Leave it out")
+    report = export_as(FORMATS[form], adapter, out, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
+    show_export(report, FORMATS[form])
     if bits := trained_bits(adapter):
         typer.echo(
             f"\nnote: the adapter was trained on its base model in {bits} bits; on the unquantised one, or on one that "

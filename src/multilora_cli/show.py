@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -10,14 +13,15 @@ from rich.table import Table
 from multilora_cli.tables import new_console, new_table, size
 
 if TYPE_CHECKING:
-    from multilora.adapter.export.common import ExportReport
-    from multilora.adapter.export.describe import ErrorTable
+    from multilora.adapter.exporting import ExportReport, Format, LayerExport
     from multilora.base.targets import TargetGroup
 
 
-def show_export(report: ExportReport) -> None:
+_WIDEST_GRID = 8  # columns that fit into a terminal
+
+
+def show_export(report: ExportReport, form: Format) -> None:
     """The truncation's errors, what was written, and how to load and serve it."""
-    from multilora.adapter.export.describe import error_table, loading_lines, server_lines
     from multilora.storage.safetensors import dtype_name
 
     console = new_console()
@@ -31,20 +35,52 @@ def show_export(report: ExportReport) -> None:
     kind = "exact" if report.truncated_to is None else f"truncated to rank {report.truncated_to}"
     wanted = report.truncated_to or max(layer.total_rank for layer in report.layers)
     padding = f" ({wanted}, padded with zeros to a multiple of 16)" if report.rank != wanted else ""
-    what = "MLX adapter" if report.format == "mlx" else "plain PEFT LoRA"
     console.print(f"[bold green]exported[/] {escape(str(report.out_dir))}", soft_wrap=True)
     console.print(
-        f"  {what}, [bold]rank {report.rank}[/]{padding}; {kind}; {len(report.layers)} layers, "
+        f"  {form.title}, [bold]rank {report.rank}[/]{padding}; {kind}; {len(report.layers)} layers, "
         f"{dtype_name(report.dtype)}, {size(report.size)}\n",
         soft_wrap=True,
     )
-    loader = "mlx-lm" if report.format == "mlx" else "PEFT"
-    console.print(f"load it with {loader} (multilora need not be installed):")
-    for line in loading_lines(report):
+    console.print(f"load it with {form.loader} (multilora need not be installed):")
+    for line in form.loading_lines(report):
         console.print(f"  {escape(line)}", style="cyan", soft_wrap=True)
     console.print("\nserve it:")
-    for server, line in server_lines(report):
+    for server, line in form.server_lines(report):
         console.print(f"  {server:<10} [cyan]{escape(line)}[/]", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class ErrorTable:
+    """Relative errors in percent: a row per block and a column per kind of layer, or a row per layer.
+
+    Attributes:
+        columns: headings; the first is of the row's name.
+        rows: cells; "" where a block lacks a layer.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def error_table(layers: Sequence[LayerExport]) -> ErrorTable:
+    """The relative error of every layer, as compact as the layers' names allow."""
+    matches = [re.fullmatch(r"(\D*?)(\d+)\.(.+)", layer.name) for layer in layers]
+    places = [(match[1], match[2], match[3]) for match in matches if match]
+    kinds = list(dict.fromkeys(kind for _, _, kind in places))
+    if len(places) < len(layers) or len({stem for stem, _, _ in places}) > 1 or len(kinds) > _WIDEST_GRID:
+        return ErrorTable(("layer", "error"), tuple((layer.name, _percent(layer.relative_error)) for layer in layers))
+    cells: dict[str, dict[str, str]] = {}
+    for (_, block, kind), layer in zip(places, layers, strict=True):
+        cells.setdefault(block, {})[kind] = _percent(layer.relative_error)
+    last = [kind.rpartition(".")[2] for kind in kinds]
+    names = last if len(set(last)) == len(last) else kinds
+    return ErrorTable(
+        ("block", *names), tuple((block, *(row.get(kind, "") for kind in kinds)) for block, row in cells.items())
+    )
+
+
+def _percent(error: float) -> str:
+    return f"{100 * error:.2f}" if error else "0"
 
 
 def show_targets(groups: list[TargetGroup], every: bool) -> None:

@@ -31,9 +31,9 @@ from adapter_files import (
     tokens,
 )
 from multilora import InputError, MultiLoraConfig, export_lora, from_lora
+from multilora.adapter import exporting
 from multilora.adapter import file as checkpoint
 from multilora.adapter.config import CONFIG_FILE
-from multilora.adapter.export import common as exporting
 from multilora.adapter.file import WEIGHTS_FILE, open_adapter
 from multilora.tuner.linear import MultiLoraLinear
 
@@ -454,7 +454,7 @@ import os, signal, sys
 from pathlib import Path
 from multilora import export_lora
 from multilora.adapter import file as checkpoint
-from multilora.adapter.export import common as exporting
+from multilora.adapter import exporting
 adapter, out, overwrite = sys.argv[1], sys.argv[2], bool(sys.argv[3])
 moments = []
 

@@ -13,12 +13,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapter_files import assert_same_logits, logits, save_adapter
-from multilora import MultiLoraConfig, export_lora
-from multilora.adapter.export.common import ExportReport, LayerExport
-from multilora.adapter.export.describe import error_table, loading_lines, server_lines
-from multilora.adapter.export.portable import portable_rank, vllm_max_lora_rank
+from multilora import InputError, MultiLoraConfig, export_lora
+from multilora.adapter.export import FORMATS
+from multilora.adapter.exporting import ExportReport, LayerExport, export_as
+from multilora.adapter.portable import portable_rank, vllm_max_lora_rank
 from multilora.base.targets import list_targets
-from multilora_cli import main
+from multilora_cli import adapters, main
+from multilora_cli.show import error_table
 
 Make = Callable[..., PreTrainedModel]
 Run = Callable[..., tuple[int, str, str]]
@@ -69,7 +70,7 @@ def test_the_two_lines_load_it(run: Run, adapter: Path, base: Path, tmp_path: Pa
     report = export_lora(adapter, tmp_path / "out")
     _, out, _ = run("export", adapter, tmp_path / "out", "--overwrite")
     names = {"AutoModelForCausalLM": AutoModelForCausalLM, "PeftModel": PeftModel}
-    for line in loading_lines(report):
+    for line in FORMATS["peft"].loading_lines(report):
         assert line in out
         exec(line, names)
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
@@ -172,7 +173,7 @@ def test_the_flag_is_the_smallest_that_vllm_takes(tmp_path: Path, rank: int, fla
     assert vllm_max_lora_rank(rank) == flag
     assert portable_rank(rank) == rank
     report = ExportReport(tmp_path / "my out", "org/model", rank, None, torch.float32, 1, (), 0.0)
-    lines = dict(server_lines(report))
+    lines = dict(FORMATS["peft"].server_lines(report))
     if flag is None:
         assert "takes rank 528" in lines["vLLM"]
         assert "--rank 512" in lines["vLLM"]
@@ -190,6 +191,29 @@ def test_the_flag_is_the_smallest_that_vllm_takes(tmp_path: Path, rank: int, fla
 @pytest.mark.parametrize(("rank", "expected"), [(1, 16), (16, 16), (17, 32), (96, 96)])
 def test_ranks_are_padded_to_a_multiple_of_16(rank: int, expected: int) -> None:
     assert portable_rank(rank) == expected
+
+
+def test_the_formats_of_the_console_script_are_the_table_s(run: Run) -> None:
+    """It lists them without importing the package."""
+    assert {name: form.name for name, form in FORMATS.items()} == {name: name for name in adapters._FORMATS}
+    _, out, _ = run("export", "--help")
+    shown = " ".join(out.replace("│", " ").split())
+    for name, text in adapters._FORMATS.items():
+        assert f"{name}: {text[0].lower()}{text[1:]}" in shown
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_written_and_says_who_loads_it(run: Run, adapter: Path, tmp_path: Path, name: str) -> None:
+    code, out, _ = run("export", adapter, tmp_path / "out", "--format", name)
+    assert code == 0
+    assert (tmp_path / "out" / FORMATS[name].weights_file).is_file()
+    assert FORMATS[name].title in out
+    assert f"load it with {FORMATS[name].loader}" in out
+
+
+def test_base_is_refused_by_the_library_too(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="base is not read for the format 'peft'"):
+        export_as(FORMATS["peft"], adapter, tmp_path / "out", base="base")
 
 
 # targets -----------------------------------------------------------------------------------------------------------

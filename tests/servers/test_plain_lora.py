@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapter_files import load, lora_config, save_adapter
 from multilora import MultiLoraConfig, export_lora
-from multilora.adapter.export.describe import server_lines
-from multilora.adapter.export.portable import vllm_max_lora_rank
+from multilora.adapter.export.peft import FORMAT
+from multilora.adapter.portable import vllm_max_lora_rank
 from servers import rules
 
 Make = Callable[..., PreTrainedModel]
@@ -125,7 +125,7 @@ def test_a_flag_below_the_rank_is_refused(base: Path, tmp_path: Path) -> None:
 )
 def test_what_sglang_would_lose_is_said(targets: Any, missing: str | None, base: Path, tmp_path: Path) -> None:
     adapter = adapt(base, tmp_path / "adapter", multilora(target_modules=targets))
-    line = dict(server_lines(export_lora(adapter, tmp_path / "out")))["SGLang"]
+    line = dict(FORMAT.server_lines(export_lora(adapter, tmp_path / "out")))["SGLang"]
     if missing is None:
         assert line.startswith("python -m sglang.launch_server")
         assert same(rules.sglang(tmp_path / "out"), deltas(base, adapter))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from multilora.adapter.config import CONFIG_FILE
-from multilora.adapter.export.common import (
+from multilora.adapter.exporting import (
     check_place,
     padded,
     refuse_other_tensors,

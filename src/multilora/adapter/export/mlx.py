@@ -1,13 +1,15 @@
-"""Adapters in the form of mlx-lm, which runs models on Apple silicon.
+"""For mlx-lm.
 
-mlx-lm computes y = W x + scale · (x a) b with `lora_a` (d_in, rank) and `lora_b` (rank, d_out): the transposes of the
-one pair (A, B') at scale 1. It has one rank for all layers, names them from within a block ("self_attn.q_proj") and
-counts blocks from the model's end; a layer that a block has and the adapter has not keeps its `lora_b` of zeros.
+mlx-lm runs models on Apple silicon. It computes y = W x + scale · (x a) b with `lora_a` (d_in, rank) and `lora_b`
+(rank, d_out): the transposes of the one pair (A, B') at scale 1. It has one rank for all layers, names them from within
+a block ("self_attn.q_proj") and counts blocks from the model's end; a layer that a block has and the adapter has not
+keeps its `lora_b` of zeros.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from multilora.adapter.export.common import ExportReport, Layout, open_for_export, stored_dtype, write_export
+from multilora.adapter.exporting import ExportReport, Format, Layout, export_as
 from multilora.adapter.file import AdapterFile
 from multilora.base.structure import model_structure, output_layer_name
 from multilora.errors import InputError, nearest
@@ -62,10 +64,11 @@ def export_mlx(
         InputError: as `export_lora`; also where the base model's configuration cannot be read or is another model's,
             and where a layer is adapted that mlx-lm cannot adapt.
     """
-    out_dir = Path(out_dir)
-    adapter, needed = open_for_export(adapter_dir, out_dir, rank)
-    stored = stored_dtype(dtype, adapter)
-    if stored == torch.float64:
+    return export_as(FORMAT, adapter_dir, out_dir, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
+
+
+def _layout(adapter: AdapterFile, needed: int, dtype: torch.dtype, base: str | None) -> Layout:
+    if dtype == torch.float64:
         raise InputError(f"{adapter.folder}: MLX computes no float64 on a GPU; export with dtype float32")
     base = base or adapter.adapter_config.raw.get("base_model_name_or_path")
     model = _base_model(adapter, base)
@@ -81,8 +84,22 @@ def export_mlx(
     def tensors(layer: str, lora_A: Tensor, scaled_B: Tensor) -> Mapping[str, Tensor]:
         return {f"{names[layer]}.lora_a": lora_A.T, f"{names[layer]}.lora_b": scaled_B.T}
 
-    layout = Layout("mlx", MLX_WEIGHTS_FILE, config, base, needed, tensors)
-    return write_export(adapter, out_dir, layout, rank=rank, dtype=stored, overwrite=overwrite)
+    return Layout(config, base, needed, tensors)
+
+
+def _loading_lines(report: ExportReport) -> tuple[str, ...]:
+    return (
+        "from mlx_lm import load",
+        f"model, tokenizer = load({report.base_model!r}, adapter_path={str(report.out_dir)!r})",
+    )
+
+
+def _server_lines(report: ExportReport) -> tuple[tuple[str, str], ...]:
+    base, out = shlex.quote(str(report.base_model)), shlex.quote(str(report.out_dir))
+    return (
+        ("mlx-lm", f"mlx_lm.server --model {base} --adapter-path {out}"),
+        ("merged", f"mlx_lm.fuse --model {base} --adapter-path {out} --save-path MODEL"),
+    )
 
 
 def _base_model(adapter: AdapterFile, base: str | None) -> nn.Module:
@@ -160,3 +177,15 @@ def _places(adapter: AdapterFile, model: nn.Module) -> tuple[dict[str, str], lis
 
 def _block(name: str, blocks: str) -> re.Match[str] | None:
     return re.fullmatch(rf"{re.escape(blocks)}\.(\d+)", name)
+
+
+FORMAT = Format(
+    name="mlx",
+    title="MLX adapter",
+    loader="mlx-lm",
+    weights_file=MLX_WEIGHTS_FILE,
+    reads_base=True,
+    layout=_layout,
+    loading_lines=_loading_lines,
+    server_lines=_server_lines,
+)

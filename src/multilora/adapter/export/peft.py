@@ -1,26 +1,24 @@
-"""From MultiLoRA to plain PEFT LoRA, with the same ΔW.
+"""A plain LoRA for PEFT, vLLM, SGLang, llama.cpp.
 
-`export_lora` writes the one pair of `functional.py` as a plain LoRA in the form that every server reads: the learned
-scale and the constant folded into B, one rank for all layers, `lora_alpha` equal to it.
+The same ΔW: the learned scale and the constant are folded into B, and there is one rank for all layers, with
+`lora_alpha` equal to it: the form that every server reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from multilora.adapter.export.common import (
-    ExportReport,
-    Layout,
-    open_for_export,
-    stored_dtype,
-    write_export,
-)
-from multilora.adapter.export.portable import portable_config, portable_rank
-from multilora.adapter.file import PREFIX, WEIGHTS_FILE
+from multilora.adapter.exporting import ExportReport, Format, LayerExport, Layout, export_as
+from multilora.adapter.file import PREFIX, WEIGHTS_FILE, AdapterFile
+from multilora.adapter.portable import portable_config, portable_rank, vllm_max_lora_rank
+
+_QKV = frozenset({"q_proj", "k_proj", "v_proj"})
+_GATE_UP = frozenset({"gate_proj", "up_proj"})
 
 
 def export_lora(
@@ -49,14 +47,69 @@ def export_lora(
         InputError: the adapter cannot be read or holds what a plain LoRA cannot say (modules_to_save, bias,
             trainable_token_indices); rank out of range; `out_dir` is not empty, or is `adapter_dir`.
     """
-    out_dir = Path(out_dir)
-    adapter, needed = open_for_export(adapter_dir, out_dir, rank)
-    config = portable_config(adapter, portable_rank(needed))
-    layout = Layout(
-        "peft", WEIGHTS_FILE, config, config["base_model_name_or_path"], portable_rank(needed), _peft_tensors
-    )
-    return write_export(adapter, out_dir, layout, rank=rank, dtype=stored_dtype(dtype, adapter), overwrite=overwrite)
+    return export_as(FORMAT, adapter_dir, out_dir, rank=rank, dtype=dtype, overwrite=overwrite)
 
 
-def _peft_tensors(layer: str, lora_A: Tensor, scaled_B: Tensor) -> Mapping[str, Tensor]:
+def _layout(adapter: AdapterFile, needed: int, _dtype: torch.dtype, _base: str | None) -> Layout:
+    rank = portable_rank(needed)
+    config = portable_config(adapter, rank)
+    return Layout(config, config["base_model_name_or_path"], rank, _tensors)
+
+
+def _tensors(layer: str, lora_A: Tensor, scaled_B: Tensor) -> Mapping[str, Tensor]:
     return {f"{PREFIX}{layer}.lora_A.weight": lora_A, f"{PREFIX}{layer}.lora_B.weight": scaled_B}
+
+
+def _loading_lines(report: ExportReport) -> tuple[str, ...]:
+    return (
+        f"model = AutoModelForCausalLM.from_pretrained({(report.base_model or 'BASE_MODEL')!r})",
+        f"model = PeftModel.from_pretrained(model, {str(report.out_dir)!r})",
+    )
+
+
+def _server_lines(report: ExportReport) -> tuple[tuple[str, str], ...]:
+    base = report.base_model or "BASE_MODEL"
+    quoted, out, named = (shlex.quote(text) for text in (base, str(report.out_dir), f"adapter={report.out_dir}"))
+    flag = vllm_max_lora_rank(report.rank)
+    vllm = (
+        f"vllm serve {quoted} --enable-lora --max-lora-rank {flag} --lora-modules {named}"
+        if flag
+        else f"none of its --max-lora-rank values takes rank {report.rank} (512 at most): export with --rank 512"
+    )
+    sglang = f"python -m sglang.launch_server --model-path {quoted} --enable-lora --lora-paths {named}"
+    if lack := _sglang_lack(report.layers):
+        sglang = f"none: {lack}. Merge the adapter instead"
+    base_option = "--base" if Path(base).is_dir() else "--base-model-id"
+    return (
+        ("vLLM", vllm),
+        ("SGLang", sglang),
+        ("llama.cpp", f"python convert_lora_to_gguf.py {base_option} {quoted} {out}"),
+    )
+
+
+def _sglang_lack(layers: Sequence[LayerExport]) -> str:
+    """Why SGLang fails at these layers or silently leaves some out; "" if it does not.
+
+    It multiplies the weights of q, k, v and of gate, up at once. Of those it can do without k and without up.
+    """
+    blocks: dict[str, set[str]] = {}
+    for layer in layers:
+        block, _, ending = layer.name.rpartition(".")
+        blocks.setdefault(block, set()).add(ending)
+    for block, endings in blocks.items():
+        for stacked, needed in ((_QKV, {"q_proj", "v_proj"}), (_GATE_UP, {"gate_proj"})):
+            if stacked & endings and (missing := sorted(needed - endings)):
+                return f"it takes {', '.join(sorted(stacked))} together and {block} has no {', '.join(missing)}"
+    return ""
+
+
+FORMAT = Format(
+    name="peft",
+    title="plain PEFT LoRA",
+    loader="PEFT",
+    weights_file=WEIGHTS_FILE,
+    reads_base=False,
+    layout=_layout,
+    loading_lines=_loading_lines,
+    server_lines=_server_lines,
+)

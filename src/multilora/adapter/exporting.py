@@ -1,6 +1,6 @@
 """What every export does: the checks, and the writing of one layer at a time into a folder that appears whole.
 
-A format (`convert.py` for plain PEFT LoRA, `mlx_format.py` for MLX) adds only how the pair is named and laid out.
+A format (a module of `multilora.adapter.export`) adds how the pair is named and laid out, and who reads it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from multilora.adapter.svd import truncated
 from multilora.errors import InputError
 from multilora.storage.folders import new_folder
 from multilora.storage.safetensors import all_finite, dtype_name, dtype_of, write_safetensors
-
-Format = Literal["peft", "mlx"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class ExportReport:
         size: bytes of the weights file.
         layers: each layer, blocks in numerical order.
         relative_error: of all layers' ΔW together.
-        format: "peft" (plain LoRA) or "mlx".
+        format: name of the format.
     """
 
     out_dir: Path
@@ -66,16 +64,14 @@ class ExportReport:
     size: int
     layers: tuple[LayerExport, ...]
     relative_error: float
-    format: Format = "peft"
+    format: str = "peft"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a format stores an adapter.
+    """How a format stores one adapter.
 
     Attributes:
-        format: its name.
-        weights_file: name of the file of tensors.
         config: content of `adapter_config.json`.
         base_model: for the report.
         rank: R, the one rank of all layers.
@@ -83,15 +79,72 @@ class Layout:
             anything: it is called on the meta device too, for the shapes.
     """
 
-    format: Format
-    weights_file: str
     config: Mapping[str, Any]
     base_model: str | None
     rank: int
     tensors: Callable[[str, Tensor, Tensor], Mapping[str, Tensor]]
 
 
-def open_for_export(adapter_dir: str | Path, out_dir: Path, rank: int | None) -> tuple[AdapterFile, int]:
+@dataclass(frozen=True)
+class Format:
+    """One form in which adapters are exported: all that differs between forms.
+
+    Attributes:
+        name: as it is asked for; the name of the format's module.
+        title: what an export is, for readers.
+        loader: the library that loads it.
+        weights_file: name of the file of tensors.
+        reads_base: the base model's configuration is read, and `base` says where it is.
+        layout: (adapter, largest rank of a layer, stored dtype, base model or None) to how that adapter is stored.
+        loading_lines: lines of Python that load an export.
+        server_lines: (server, command or why there is none) for the servers that take an export.
+    """
+
+    name: str
+    title: str
+    loader: str
+    weights_file: str
+    reads_base: bool
+    layout: Callable[[AdapterFile, int, torch.dtype, str | None], Layout]
+    loading_lines: Callable[[ExportReport], tuple[str, ...]]
+    server_lines: Callable[[ExportReport], tuple[tuple[str, str], ...]]
+
+
+def export_as(
+    form: Format,
+    adapter_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    base: str | None = None,
+    rank: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write an adapter (MultiLoRA or plain LoRA) in a format. The folder appears complete or not at all.
+
+    Args:
+        form: the format.
+        adapter_dir: folder of the adapter.
+        out_dir: the folder to create.
+        base: folder or hub id of the base model, for a format that reads it; None: as the adapter names it.
+        rank: truncate each layer to its best approximation of this rank; None: exact.
+        dtype: of the stored tensors; None: the adapter's own. Cast last.
+        overwrite: replace the adapter of this format that `out_dir` holds.
+
+    Raises:
+        InputError: the adapter cannot be read or holds more than pairs; an option is out of range; `out_dir` is not
+            empty, or is `adapter_dir`; a number does not fit into `dtype`.
+    """
+    if base is not None and not form.reads_base:
+        raise InputError(f"base is not read for the format {form.name!r}; leave it out")
+    out_dir = Path(out_dir)
+    adapter, needed = _open(adapter_dir, out_dir, rank)
+    stored = stored_dtype(dtype, adapter)
+    layout = form.layout(adapter, needed, stored, base)
+    return _write(adapter, out_dir, form, layout, rank=rank, dtype=stored, overwrite=overwrite)
+
+
+def _open(adapter_dir: str | Path, out_dir: Path, rank: int | None) -> tuple[AdapterFile, int]:
     """The adapter, and the largest rank that one of its layers needs when all are truncated to `rank`.
 
     Raises:
@@ -105,28 +158,17 @@ def open_for_export(adapter_dir: str | Path, out_dir: Path, rank: int | None) ->
     return adapter, rank or total
 
 
-def write_export(
+def _write(
     adapter: AdapterFile,
     out_dir: Path,
+    form: Format,
     layout: Layout,
     *,
     rank: int | None,
     dtype: torch.dtype,
     overwrite: bool,
 ) -> ExportReport:
-    """Write an adapter in a format's layout. The folder appears complete or not at all; memory holds one layer.
-
-    Args:
-        adapter: as `open_for_export` returns it.
-        out_dir: the folder to create.
-        layout: the format.
-        rank: truncate each layer to its best approximation of this rank; None: exact.
-        dtype: of the stored tensors. Cast last.
-        overwrite: replace the adapter of this format that `out_dir` holds.
-
-    Raises:
-        InputError: `out_dir` is not empty, or a number does not fit into `dtype`.
-    """
+    """Write an adapter in a format's layout; memory holds one layer."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, layer in adapter.layers.items():
         lora_A = torch.empty(layout.rank, layer.d_in, device="meta")
@@ -147,8 +189,8 @@ def write_export(
             scaled_B = _stored(padded(folded.lora_B, (layer.d_out, layout.rank)), dtype, name)
             yield from layout.tensors(name, lora_A, scaled_B).items()
 
-    with new_folder(out_dir, overwrite=overwrite, replaceable=(CONFIG_FILE, layout.weights_file)) as folder:
-        write_safetensors(folder / layout.weights_file, shapes, dtype, tensors())
+    with new_folder(out_dir, overwrite=overwrite, replaceable=(CONFIG_FILE, form.weights_file)) as folder:
+        write_safetensors(folder / form.weights_file, shapes, dtype, tensors())
         write_json(folder / CONFIG_FILE, layout.config)
     cut, all_ = (math.hypot(*column) for column in zip(*energies, strict=True)) if energies else (0.0, 0.0)
     return ExportReport(
@@ -157,10 +199,10 @@ def write_export(
         rank=layout.rank,
         truncated_to=rank,
         dtype=dtype,
-        size=(out_dir / layout.weights_file).stat().st_size,
+        size=(out_dir / form.weights_file).stat().st_size,
         layers=tuple(layers),
         relative_error=cut / all_ if all_ else 0.0,
-        format=layout.format,
+        format=form.name,
     )
 
 
