@@ -9,9 +9,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # two workers of pytest-xdist on two cores; processes that tests start, too
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker has one core, and so has what it starts
 
 import pytest
 import torch
@@ -28,29 +26,32 @@ settings.load_profile("gate")
 
 # Files that take longest, longest first, so that at the end no worker waits for another one.
 LONGEST = (
+    "end_to_end/test_demo.py",
+    "end_to_end/test_compare.py",
     "end_to_end/test_sharded.py",
     "end_to_end/test_processes.py",
+    "training/test_run.py",
+    "training/test_validation.py",
+    "resources/test_memory.py",
     "end_to_end/test_train_kill.py",
+    "cli/test_bench_command.py",
+    "benchmarks/test_benchmarks.py",
+    "benchmarks/test_gpu_benchmark.py",
+    "report/test_browser.py",
+    "miniature/test_base.py",
 )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one worker, so that what they share is made once; the longest files come first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_file(item)))
-    place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(_file(item), len(place)))  # stable
+    """The longest files come first; pytest-xdist hands out whole files (--dist loadfile) in this order."""
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))  # stable
 
 
 def pytest_collection_finish() -> None:
     """What is imported stays: let the garbage collector, which every training run calls, not look at it each time."""
     gc.collect()
     gc.freeze()
-
-
-def _file(item: pytest.Item) -> str:
-    return item.path.relative_to(ROOT / "tests").as_posix() if item.path.is_relative_to(ROOT / "tests") else ""
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,27 +14,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapter_files import change_config, change_tensors, lora_config
+from console import Run, multilora
 from multilora import MultiLoraConfig
-from multilora_cli import main
 from report.bench import bench_content
 from spectral.run_folders import make_comparison, make_run, save_adapter_of, save_full
 from tiny_run import make_recipe
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run() -> Run:
     """The console script in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["multilora", "analyze", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main.run()
-        printed = capsys.readouterr()
-        return int(caught.value.code or 0), printed.out, printed.err
-
-    return run
+    return partial(multilora, "analyze")
 
 
 @pytest.fixture(autouse=True)

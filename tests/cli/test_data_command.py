@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
+from console import Run
 from multilora.data.encoded_mixture import EncodedMixture
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.errors import InputError
@@ -21,27 +20,8 @@ from multilora.recipe.file import load_recipe
 from multilora.training.batches import Collator, MixtureSampler, PackedCollator, PackedRows, PackedSampler, as_dataset
 from multilora.training.prepare import encode_mixture, open_tasks
 from multilora.training.preview import Preview, preview_recipe
-from multilora_cli import main
 from tasks.formats import JSON_LINES, write_lines
 from tiny_run import make_recipe
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The console script in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["multilora", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main.run()
-        printed = capsys.readouterr()
-        return int(caught.value.code or 0), printed.out, printed.err
-
-    return run
-
 
 # Check ------------------------------------------------------------------------------------------------------------
 

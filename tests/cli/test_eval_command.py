@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,19 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from multilora_cli import main
+from console import Run, multilora
 from tasks.formats import made_up, write_lines
 from tiny_run import make_model
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'multilora[eval]'")
 
-Run = Callable[..., tuple[int, str, str]]
 KINDS: tuple[str, ...] = ("rte", "multirc", "gsm8k", "alpaca")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run() -> Run:
     """The console script in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["multilora", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "160")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main.run()
-        printed = capsys.readouterr()
-        return int(caught.value.code or 0), printed.out, printed.err
-
-    return run
+    return partial(multilora, columns=160)
 
 
 def write_recipe(folder: Path, kinds: tuple[str, ...] = KINDS, name: str = "lora", **training: Any) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,31 +13,22 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapter_files import assert_same_logits, logits, save_adapter
+from console import Run, multilora
 from multilora import InputError, MultiLoraConfig, export_lora
 from multilora.adapter.export import FORMATS
 from multilora.adapter.exporting import ExportReport, LayerExport, export_as
 from multilora.adapter.portable import portable_rank, vllm_max_lora_rank
 from multilora.base.targets import list_targets
-from multilora_cli import adapters, main
+from multilora_cli import adapters
 from multilora_cli.show import error_table
 
 Make = Callable[..., PreTrainedModel]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run() -> Run:
     """The console script in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["multilora", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "100")
-        with pytest.raises(SystemExit) as caught:
-            main.run()
-        printed = capsys.readouterr()
-        return int(caught.value.code or 0), printed.out, printed.err
-
-    return run
+    return partial(multilora, columns=100)
 
 
 @pytest.fixture

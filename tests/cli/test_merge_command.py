@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from adapter_files import lora_config
+from console import Run
 from merging.merging_cases import assert_no_model, contents, multilora, save_adapter_of, save_llama, tensors
 from multilora.adapter.file import open_adapter
 from multilora.errors import InputError
@@ -26,22 +26,6 @@ from multilora.storage.rounding import TensorRounding
 from multilora_cli import main
 from multilora_cli.adapters import weights_of
 from multilora_cli.show_merge import rounding_by_kind
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The console script in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["multilora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main.run()
-        printed = capsys.readouterr()
-        return int(caught.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""`multilora compare` as a user runs it: cells in processes of their own, gone on with after a kill, never mixed."""
+"""`multilora compare` as a user runs it: cells in processes of their own, continued after a kill, never mixed."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from console import Ended, multilora
 from tiny_run import make_recipe
 
 pytest.importorskip("lm_eval", reason="a comparison needs the extra `eval`")
@@ -47,12 +47,8 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "multilora_cli.main", "compare", *arguments]
 
 
-def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=_env(), check=False)
-
-
-def _env() -> dict[str, str]:
-    return os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+def compare(*arguments: str) -> Ended:
+    return multilora("compare", *arguments, columns=200)
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -74,8 +70,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     folder = tmp_path_factory.mktemp("compare")
     path = make(folder)
     ended = compare(str(path), "--out", str(folder / "out"))
-    assert ended.returncode == 0, ended.stderr
-    return path, folder / "out", ended.stdout
+    assert ended.code == 0, ended.err
+    return path, folder / "out", ended.out
 
 
 def test_every_method_is_trained_tested_and_shown(done: tuple[Path, Path, str]) -> None:
@@ -102,8 +98,8 @@ def test_what_is_done_is_not_repeated_and_seeds_may_be_added(done: tuple[Path, P
     path, out, _ = done
     before = {file: file.stat().st_mtime_ns for file in out.glob("cells/**/results.json")}
     ended = compare(str(path), "--out", str(out))
-    assert ended.returncode == 0, ended.stderr
-    assert "2 of 2 cells were done before" in ended.stdout
+    assert ended.code == 0, ended.err
+    assert "2 of 2 cells were done before" in ended.out
     assert before == {file: file.stat().st_mtime_ns for file in out.glob("cells/**/results.json")}
 
 
@@ -122,8 +118,8 @@ def test_results_of_different_recipes_are_never_mixed(
     path, out, _ = done
     before = results(out)
     ended = compare(str(path), "--out", str(out), *arguments)
-    assert ended.returncode == 2
-    assert message in ended.stderr
+    assert ended.code == 2
+    assert message in ended.err
     assert results(out) == before
 
 
@@ -131,8 +127,8 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> N
     # The target modules of the second method match nothing.
     path = make(tmp_path, steps=2)
     ended = compare(str(path), "--out", str(tmp_path / "out"), "--methods", "multilora:target_modules=[nothing],lora@4")
-    assert ended.returncode == 1
-    assert "failed: multilora:target_modules=[nothing], seed 0: method: " in ended.stderr
+    assert ended.code == 1
+    assert "failed: multilora:target_modules=[nothing], seed 0: method: " in ended.err
     found = results(tmp_path / "out")
     assert list(found["regimes"]["mixed"]["scores"]) == ["lora@4"]
 
@@ -142,7 +138,7 @@ def test_a_comparison_that_is_killed_ends_as_one_that_is_not(done: tuple[Path, P
     path, out, _ = done
     for wait_for in ("checkpoints/checkpoint-4", "adapter"):  # in the first cell's training, and about its testing
         elsewhere = tmp_path / wait_for.partition("/")[0]
-        process = subprocess.Popen(command(str(path), "--out", str(elsewhere)), env=_env(), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(str(path), "--out", str(elsewhere)), stdout=subprocess.DEVNULL)
         target = elsewhere / "cells" / "lora-4" / "mixed" / "seed-0" / wait_for
         while not target.exists() and process.poll() is None:
             time.sleep(0.02)
@@ -150,6 +146,6 @@ def test_a_comparison_that_is_killed_ends_as_one_that_is_not(done: tuple[Path, P
         process.wait()
         time.sleep(1)  # the cell ends with its parent
         ended = compare(str(path), "--out", str(elsewhere))
-        assert ended.returncode == 0, ended.stderr
+        assert ended.code == 0, ended.err
         assert results(elsewhere) == results(out)
         assert predictions(elsewhere) == predictions(out)
