@@ -73,14 +73,17 @@ def parser(description: str, repeats: int, minutes: float, num_loras: Sequence[i
     return result
 
 
-def shape_parser(description: str, d: int, layers: int, repeats: int) -> argparse.ArgumentParser:
+def shape_parser(
+    description: str, d: int, layers: int, repeats: int, num_loras: int | Sequence[int] = 3
+) -> argparse.ArgumentParser:
     """The options of a benchmark of a model's shape that is timed by the wall clock alone."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = result.add_argument
     add("--quick", action="store_true", help="toy size: shows that it runs; its figures mean nothing")
     add("--d", type=int, default=d, help="hidden size")
     add("--layers", type=int, default=layers, help="decoder blocks")
-    add("--num-loras", type=int, default=3, metavar="N", help="LoRA modules per layer")
+    several = None if isinstance(num_loras, int) else "+"
+    add("--num-loras", nargs=several, type=int, default=num_loras, metavar="N", help="LoRA modules per layer")
     add("--r", type=int, default=32, help="rank of one LoRA module")
     add("--repeats", type=int, default=repeats, help="timed repeats of each, interleaved where there are several")
     add("--threads", type=int, default=torch.get_num_threads(), help="threads of torch's CPU operations")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 MIB = 2**20
-KINDS = ("weights", "optimizer", "gradients", "kept", "rest", "peak")
+KINDS = ("weights", "optimizer", "gradients", "activations", "rest", "peak")
 
 
 def head(console: Console, machine: Mapping[str, Any]) -> None:

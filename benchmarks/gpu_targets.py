@@ -65,7 +65,7 @@ def _growth(record: Mapping[str, Any], small: Mapping[str, Any], large: Mapping[
         "checkpointing": small["checkpointing"],
         "num_loras": [small["num_loras"], large["num_loras"]],
         "value": value,
-        "kept_growth": last["bytes"]["kept"] - first["bytes"]["kept"],
+        "kept_growth": last["bytes"]["activations"] - first["bytes"]["activations"],
         "target": allowed,
         "met": value <= SLACK * allowed,
     }
