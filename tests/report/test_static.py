@@ -18,8 +18,8 @@ from PIL import Image
 from multilora.report import static
 from multilora.report.inputs import ReportInputs
 from multilora.report.material import Material
-from multilora.report.paper_figures import spectra
 from multilora.report.paper_figures.style import power_of_ten
+from multilora.report.series import spectra
 from report.bench import bench_record
 from report.by_hand import analysis, without_full, zeroed
 from report.hostile import hostile_bench

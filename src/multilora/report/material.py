@@ -61,12 +61,16 @@ class Material:
         self, series: int, measure: Measure, block: str | None = None, projection: str | None = None
     ) -> list[float]:
         """A measure of the series' matrices, of all its averaged runs, as far as they have it."""
+        records = self.records(series, projection, block)
+        return [value for record in records if (value := measure.value(record)) is not None]
+
+    def records(self, series: int, projection: str | None = None, block: str | None = None) -> list[Facts]:
+        """The series' matrices, of all its averaged runs."""
         return [
-            value
+            matrix
             for run in self.lineup.averaged(series)
             for place, matrix in self.of_run(run).items()
             if block in (None, place[0]) and projection in (None, place[1])
-            if (value := measure.value(matrix)) is not None
         ]
 
     def mean(

@@ -24,7 +24,7 @@ from multilora.report.sections.modules import modules
 from multilora.report.sections.opening import claims as claims_section
 from multilora.report.sections.opening import summary
 from multilora.report.sections.scores import results
-from multilora.report.sections.spectra import energy, spectra
+from multilora.report.sections.spectra import layers, spectra
 from multilora.report.sections.subspaces import subspaces
 from multilora.report.sections.trained import trained
 from multilora.report.sections.training import losses, resources
@@ -75,7 +75,7 @@ def page(inputs: ReportInputs, claims: Sequence[Claim], sentences: Sequence[str]
         results(material),
         losses(material),
         spectra(material),
-        energy(material),
+        layers(material),
         subspaces(material),
         modules(material),
         mechanism(material),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from multilora.report.inputs import ReportInputs
 from multilora.report.material import Material
 from multilora.report.paper_figures.costs import memory, memory_growth, speed
 from multilora.report.paper_figures.relations import mechanism, modules, subspace_by_rank, subspace_grid
-from multilora.report.paper_figures.spectra import energy_by_layer, spectra_curves, spectra_histograms
+from multilora.report.paper_figures.spectra import layer_map, spectra_curves, spectra_histograms
 from multilora.report.paper_figures.style import STYLE
+from multilora.spectral.measures import layer_maps
 from multilora.storage.folders import sync
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ DPI = 200
 FIGURES: Mapping[str, Callable[[Material, float], Figure | None]] = {
     "spectra-curves": spectra_curves,
     "spectra-histograms": spectra_histograms,
-    "energy-by-layer": energy_by_layer,
+    **{
+        of.file: partial(layer_map, next((m for m in measures if m.key == of.drawn), measures[0]))
+        for of, measures in layer_maps().items()
+    },
     "subspace-grid": subspace_grid,
     "subspace-by-rank": subspace_by_rank,
     "modules": modules,

@@ -54,8 +54,9 @@ class LayerMap:
         id: of the page's figure.
         file: name of the figure for papers.
         title: of the page's figure.
-        control: what distinguishes the measures that share the map.
-        ends: values of the first and the last colour.
+        control: what the reader chooses among the measures that share the map.
+        drawn: key of the measure that the figure for papers shows; None: the first.
+        top: value of the last colour; the first is 0.
         low, high: what these colours mean.
         note: below the figure.
     """
@@ -63,10 +64,11 @@ class LayerMap:
     id: str
     file: str
     title: str
-    control: str = "Measure"
-    ends: tuple[float, float] = (0.0, 1.0)
-    low: str = ""
-    high: str = ""
+    control: str = "measure"
+    drawn: str | None = None
+    top: float = 1.0
+    low: str = "0"
+    high: str = "1"
     note: str = ""
 
 
@@ -82,7 +84,7 @@ class Measure:
         words: its name in a sentence; None: the title.
         format: a share is written in percent; fixed: two decimals in the console; significant: three digits.
         polarised: whether a spectrum with few strong directions has a higher or a lower value; None: neither.
-        layer_map: its plot; None: it has none of its own.
+        layer_map: its plot; None: it has none.
         option: what the map's control calls it; None: the title.
         source: the paper that defines it; None: elementary.
     """

@@ -44,7 +44,8 @@ _ENERGY = LayerMap(
     id="energy-map",
     file="energy-by-layer",
     title="Share of ‖ΔW‖² in the top k singular directions",
-    control="Top k",
+    control="top k",
+    drawn="energy_share_8",
     low="0: spread",
     high="1: all in the top k",
     note="Where k reaches an adapter's rank, the share is 1 by construction.",
@@ -213,6 +214,15 @@ OF_MODULES = (
     SCALING_MEAN_ABS,
     SCALING_STD,
 )
+
+
+def layer_maps() -> dict[LayerMap, list[Measure]]:
+    """The measures that are drawn by layer, by the map that they share."""
+    found: dict[LayerMap, list[Measure]] = {}
+    for measure in (*OF_SPECTRUM, *OF_MODULES):
+        if measure.layer_map is not None:
+            found.setdefault(measure.layer_map, []).append(measure)
+    return found
 
 
 def measures_of(found: Findings) -> dict[str, float]:

@@ -9,13 +9,19 @@ import numpy as np
 from multilora.bench.record import KINDS, AtLength, BenchRecord
 from multilora.report.material import Material
 from multilora.report.paper_figures.style import GREY, above, cut, figure_of, is_wide, legend, line
-from multilora.report.sections.growth import multilora_points, rank_places
+from multilora.report.series.costs import (
+    PHASES,
+    kept_by_length,
+    kept_by_modules,
+    kept_by_rank,
+    memory_by_kind,
+    speeds,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PHASES = {"forward": "forward", "step": "forward, backward, optimizer"}
 _FILLS = ("#3D4F66", "#7D93AD", "#B5C3D3", "#8F7F52")
 _HATCHES = ("", "", "", "////")
 
@@ -30,12 +36,12 @@ def speed(material: Material, width: float) -> Figure | None:
     height = 0.16 * len(at.methods) + 0.55
     figure = figure_of(width, (height if wide else 2 * height) + 0.3)
     panels = figure.subplots(*((1, 2) if wide else (2, 1)), sharey=True, squeeze=False).flat
-    for axes, (phase, title) in zip(panels, _PHASES.items(), strict=True):
-        values = [getattr(costs.tokens_per_second, phase) for costs in at.methods.values()]
-        colours = [line(material.lineup.benched(name))["color"] for name in at.methods]
-        axes.barh(range(len(values)), values, color=colours, height=0.7)
+    for axes, (phase, title) in zip(panels, PHASES.items(), strict=True):
+        values = speeds(at, phase)
+        colours = [line(material.lineup.benched(name))["color"] for name in values]
+        axes.barh(range(len(values)), list(values.values()), color=colours, height=0.7)
         _rows(axes, at)
-        axes.set_title(title)
+        axes.set_title(title.lower())
         axes.set_xlabel("tokens per second")
     busy = "" if bench.is_quiet else " on a busy machine"
     above(figure, _measured(f"Tokens per second{busy}", length, bench))
@@ -53,16 +59,21 @@ def memory(material: Material, width: float) -> Figure | None:
     length, at = found
     figure = figure_of(width, 0.2 * len(at.methods) + 1.1)
     axes = figure.subplots()
-    left = np.zeros(len(at.methods))
+    left, sizes = np.zeros(len(at.methods)), memory_by_kind(at)
     for kind, fill, hatch in zip(KINDS, _FILLS, _HATCHES, strict=True):
-        sizes = np.array([getattr(costs.bytes, kind) / 2**20 for costs in at.methods.values()])
         axes.barh(
-            range(len(sizes)), sizes, left=left, color=fill, hatch=hatch, edgecolor="white", linewidth=0, height=0.7
+            range(len(left)),
+            sizes[kind],
+            left=left,
+            color=fill,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+            height=0.7,
         )
-        left += sizes
-    peaks = [costs.bytes.peak / 2**20 for costs in at.methods.values()]
+        left += np.array(sizes[kind])
     mark: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "none", "markersize": 4}
-    axes.plot(peaks, range(len(peaks)), **mark)
+    axes.plot(sizes["peak"], range(len(left)), **mark)
     _rows(axes, at)
     axes.set_xlabel("MiB")
     handles = [
@@ -81,8 +92,8 @@ def memory_growth(material: Material, width: float) -> Figure | None:
     if bench is None or (found := _longest(bench)) is None:
         return None
     length, at = found
-    places = rank_places(at)
-    by_rank, by_length = len(places) > 1, len(bench.lengths) > 1
+    kept, over_length = kept_by_rank(at), kept_by_length(bench)
+    by_rank, by_length = len(kept) > 1, bool(over_length)
     if not by_rank and not by_length:
         return None
     wide, count = is_wide(width), by_rank + by_length
@@ -90,17 +101,16 @@ def memory_growth(material: Material, width: float) -> Figure | None:
     panels = list(figure.subplots(*((1, count) if wide else (count, 1)), squeeze=False).flat)
     if by_rank:
         axes = panels.pop(0)
-        points = multilora_points(at)
-        axes.plot([rank for _, rank, _ in points], [kept / 2**20 for *_, kept in points], color=GREY, zorder=0)
-        for name, place in places.items():
+        points = kept_by_modules(at)
+        axes.plot([p.total_rank for p in points], [p.kept / 2**20 for p in points], color=GREY, zorder=0)
+        for name, point in kept.items():
             style = line(material.lineup.benched(name)) | {"linestyle": "none", "markersize": 4}
-            axes.plot([place], [at.methods[name].bytes.activations / 2**20], **style)
+            axes.plot([point.place], [point.kept], **style)
         _plane(axes, "total rank n·r", f"rows of {length:,} tokens")
     if by_length:
         axes = panels.pop(0)
-        for name in bench.names:
-            kept = [(n, of.methods[name].bytes.activations) for n, of in bench.ordered if name in of.methods]
-            axes.plot([n for n, _ in kept], [size / 2**20 for _, size in kept], **line(material.lineup.benched(name)))
+        for name, sizes in over_length.items():
+            axes.plot([n for n, _ in sizes], [size for _, size in sizes], **line(material.lineup.benched(name)))
         _plane(axes, "tokens a row", "by length")
     legend(figure, material, [material.lineup.benched(name) for name in bench.names], width)
     above(figure, f"Memory kept for backward; grey: through MultiLoRA; {_on(bench)}")

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from multilora.report.material import Material
 from multilora.report.paper_figures.style import (
     GREY,
-    Facts,
     above,
     averaged,
     block_names,
@@ -26,17 +24,16 @@ from multilora.report.paper_figures.style import (
     label_lowest,
     legend,
     line,
-    records_of,
     seeds,
     ticks,
 )
-from multilora.spectral.measures import ENERGY_SHARES
+from multilora.report.series.layers import layer_grids
+from multilora.report.series.spectra import bin_edges, mean_curve, mean_histogram, percentages
+from multilora.spectral.findings import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-TOP = 8  # singular values, of the energy's heat map
 
 
 def spectra_curves(material: Material, width: float) -> Figure | None:
@@ -50,7 +47,7 @@ def spectra_curves(material: Material, width: float) -> Figure | None:
         if _is_long(material):
             axes.set_xscale("log")
         for series in material.series():
-            index, sigma = mean_curve(records_of(material, series, projection))
+            index, sigma = mean_curve(material.records(series, projection))
             if len(index):
                 axes.plot(index + 1, sigma, **line(series), markevery=0.14)
         if _is_long(material):
@@ -80,13 +77,12 @@ def spectra_histograms(material: Material, width: float) -> Figure | None:
         axes.set_xscale("log")
         zeros: list[tuple[int, float]] = []
         for series in material.series():
-            if not (found := records_of(material, series, projection)):
+            if not (found := material.records(series, projection)):
                 continue
             zeros.append((series, sum(record["histogram"]["zeros"] for record in found) / len(found)))
             first, counts = mean_histogram(found)
             if len(counts):
-                shares = 100 * counts / counts.sum()
-                edges = 10 ** (np.arange(first, first + len(counts) + 1) / 10)
+                shares, edges = percentages(counts.tolist()), bin_edges(first, len(counts))
                 style = line(series)
                 axes.stairs(shares, edges, fill=True, color=style["color"], alpha=0.15)
                 axes.stairs(shares, edges, color=style["color"], linestyle=style["linestyle"], linewidth=1.1)
@@ -110,55 +106,23 @@ def _write_zeros(axes: Axes, zeros: Sequence[tuple[int, float]]) -> None:
         last = axes.annotate(text, (1, 0), (4, 0), xycoords=last, textcoords="offset points", color=colour, **style)
 
 
-def energy_by_layer(material: Material, width: float) -> Figure | None:
-    """The energy share of the top singular values, block by block and projection by projection, for each method."""
-    shown = material.series()
-    if not shown:
+def layer_map(measure: Measure, material: Material, width: float) -> Figure | None:
+    """A measure block by block and projection by projection, for each method."""
+    assert measure.layer_map is not None
+    if not (grids := layer_grids(material, measure)):
         return None
+    scale, unit = (100, " / %") if measure.unit else (1, "")
     columns = 3 if is_wide(width) else 1
-    figure, panels = grid_of(width, len(shown), columns, 0.13 * len(material.projections) + 0.35)
+    figure, panels = grid_of(width, len(grids), columns, 0.13 * len(material.projections) + 0.35)
     meshes = []
-    for number, (series, axes) in enumerate(zip(shown, panels, strict=True)):
-        found = [
-            [material.mean(series, ENERGY_SHARES[TOP], block, projection) for block in material.blocks]
-            for projection in material.projections
-        ]
-        values = np.array([[math.nan if value is None else 100 * value for value in row] for row in found])
-        meshes.append(heat(axes, values, (0, 100)))
-        axes.set_title(label(material, series))
+    for number, (grid, axes) in enumerate(zip(grids, panels, strict=True)):
+        values = np.array([[math.nan if value is None else value for value in row] for row in grid.values])
+        meshes.append(heat(axes, scale * values.T, (0, scale * measure.layer_map.top)))
+        axes.set_title(label(material, grid.series))
         ticks(axes, "x", block_names(material), 8 if is_wide(width) else 16)
         ticks(axes, "y", material.projections if number % columns == 0 else [""] * len(material.projections))
         axes.invert_yaxis()
     label_lowest(panels, columns, "block")
-    colour_bar(figure, meshes[0], panels, f"energy in the top {TOP} / %")
-    above(figure, f"ΔW's energy in its {TOP} largest singular values, {seeds(material)}")
+    colour_bar(figure, meshes[0], panels, f"{measure.name}{unit}")
+    above(figure, f"ΔW by layer: {measure.name}, {seeds(material)}")
     return figure
-
-
-def mean_curve(records: Sequence[Facts]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The geometric mean of spectra, at the indices (from 0) at which all have a value above zero; empty: none have.
-
-    Args:
-        records: of matrices; those with ΔW = 0 are left out.
-    """
-    curves = [record["spectrum"] for record in records if record["spectrum"]["rank"]]
-    if not curves:
-        return np.zeros(0), np.zeros(0)
-    last = min(curve["rank"] for curve in curves)
-    index = np.array(sorted({at for curve in curves for at in curve["index"] if at < last}), dtype=np.float64)
-    logs = [np.interp(index, curve["index"], np.log(curve["sigma"])) for curve in curves]
-    return index, np.exp(np.mean(logs, axis=0))
-
-
-def mean_histogram(records: Sequence[Facts]) -> tuple[int, NDArray[np.float64]]:
-    """The first bin, in tenths of decades, and the mean counts from there on."""
-    found = [record["histogram"] for record in records]
-    filled = [histogram for histogram in found if histogram["counts"]]
-    if not filled:
-        return 0, np.zeros(0)
-    first = min(histogram["first"] for histogram in filled)
-    sums = np.zeros(max(histogram["first"] + len(histogram["counts"]) for histogram in filled) - first)
-    for histogram in filled:
-        start = histogram["first"] - first
-        sums[start : start + len(histogram["counts"])] += histogram["counts"]
-    return first, sums / len(found)

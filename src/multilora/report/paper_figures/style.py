@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
-Facts = Mapping[str, Any]
-
 # Okabe and Ito's palette, which colour-blind readers can tell apart, with grey for its yellow, which paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 DASHES: Sequence[Any] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
@@ -79,16 +77,6 @@ def line(series: int) -> dict[str, Any]:
 
 def _nth(values: Sequence[Any], number: int) -> Any:
     return next(islice(cycle(values), number, None))
-
-
-def records_of(material: Material, series: int, projection: str | None = None, block: str | None = None) -> list[Facts]:
-    """The series' matrices of all its averaged runs."""
-    return [
-        record
-        for run in material.lineup.averaged(series)
-        for place, record in material.of_run(run).items()
-        if block in (None, place[0]) and projection in (None, place[1])
-    ]
 
 
 def averaged(material: Material) -> str:

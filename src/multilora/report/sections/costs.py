@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from multilora.bench.record import KINDS, BenchRecord, MethodCosts
@@ -11,8 +11,8 @@ from multilora.report.markup import Html, el, plot_text, table
 from multilora.report.material import Material
 from multilora.report.numbers import NONE, percent, short, whole
 from multilora.report.sections.growth import growth, lengths_control, mib
+from multilora.report.series.costs import PHASES, memory_by_kind, speeds
 
-_PHASES: Mapping[str, str] = {"forward": "Forward", "step": "Forward, backward and optimizer"}
 _ROW_PIXELS, _MARGIN_PIXELS = 30, 70
 
 
@@ -78,8 +78,8 @@ def _speed(material: Material, bench: BenchRecord) -> Figure:
     rows: list[Sequence[str]] = []
     for number, (length, at) in enumerate(bench.ordered):
         panels: list[Panel] = []
-        for phase, title in _PHASES.items():
-            values = {name: getattr(costs.tokens_per_second, phase) for name, costs in at.methods.items()}
+        for phase, title in PHASES.items():
+            values = speeds(at, phase)
             said = "; ".join(f"{name} {whole(value)}" for name, value in values.items())
             traces: list[dict[str, Any]] = [
                 {
@@ -118,13 +118,13 @@ def _memory(material: Material, bench: BenchRecord) -> Figure:
     views: dict[tuple[int, ...], list[Panel]] = {}
     rows: list[Sequence[str]] = []
     for number, (length, at) in enumerate(bench.ordered):
-        names = list(at.methods)
+        names, sizes = list(at.methods), memory_by_kind(at)
         traces: list[dict[str, Any]] = [
             {
                 "type": "bar",
                 "orientation": "h",
                 "s": FILL - place,
-                "x": [getattr(costs.bytes, kind) / 2**20 for costs in at.methods.values()],
+                "x": sizes[kind],
                 "y": list(range(len(names))),
                 "text": [
                     plot_text(f"{name}, {kind}: {mib(getattr(c.bytes, kind))} MiB", 120)
@@ -140,7 +140,7 @@ def _memory(material: Material, bench: BenchRecord) -> Figure:
                 "type": "scatter",
                 "mode": "markers",
                 "s": CROSS,
-                "x": [costs.bytes.peak / 2**20 for costs in at.methods.values()],
+                "x": sizes["peak"],
                 "y": list(range(len(names))),
                 "text": [
                     plot_text(f"{name}, peak: {mib(costs.bytes.peak)} MiB", 120) for name, costs in at.methods.items()

@@ -9,8 +9,7 @@ from multilora.report.figures import LINE, Control, Figure, Panel
 from multilora.report.markup import plot_text, table
 from multilora.report.material import Material
 from multilora.report.numbers import whole
-
-_ASIDE = 0.013  # of the largest rank
+from multilora.report.series.costs import kept_by_length, kept_by_modules, kept_by_rank
 
 
 def growth(material: Material, bench: BenchRecord) -> Figure | None:
@@ -29,7 +28,7 @@ def growth(material: Material, bench: BenchRecord) -> Figure | None:
         for length, at in bench.ordered
         for name, costs in at.methods.items()
     ]  # fmt: skip
-    through = any(len(multilora_points(at)) > 1 for _, at in bench.ordered)
+    through = any(len(kept_by_modules(at)) > 1 for _, at in bench.ordered)
     return Figure(
         id="bench-growth",
         title="Memory kept for backward, by modules and by length",
@@ -43,17 +42,17 @@ def growth(material: Material, bench: BenchRecord) -> Figure | None:
 
 
 def _over_rank(material: Material, length: int, at: AtLength) -> Panel | None:
-    places = rank_places(at)
-    if len(places) < 2:
+    kept = kept_by_rank(at)
+    if len(kept) < 2:
         return None
-    points = multilora_points(at)
+    points = kept_by_modules(at)
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
             "mode": "lines",
             "s": LINE,
-            "x": [rank for _, rank, _ in points],
-            "y": [kept / 2**20 for _, _, kept in points],
+            "x": [point.total_rank for point in points],
+            "y": [point.kept / 2**20 for point in points],
             "hoverinfo": "skip",
         }
     ] * (len(points) > 1)
@@ -62,14 +61,14 @@ def _over_rank(material: Material, length: int, at: AtLength) -> Panel | None:
             "type": "scatter",
             "mode": "markers",
             "s": material.lineup.benched(name),
-            "x": [place],
-            "y": [at.methods[name].bytes.activations / 2**20],
-            "text": [plot_text(f"{name}: {mib(at.methods[name].bytes.activations)} MiB", 120)],
+            "x": [point.place],
+            "y": [point.kept],
+            "text": [plot_text(f"{name}: {point.kept:,.1f} MiB", 120)],
             "hoverinfo": "text",
         }
-        for name, place in places.items()
+        for name, point in kept.items()
     ]
-    said = "; ".join(f"{name} {mib(at.methods[name].bytes.activations)}" for name in places)
+    said = "; ".join(f"{name} {point.kept:,.1f}" for name, point in kept.items())
     return Panel(
         f"MiB kept for backward over the total rank, rows of {length} tokens: {said}.",
         traces,
@@ -79,24 +78,23 @@ def _over_rank(material: Material, length: int, at: AtLength) -> Panel | None:
 
 
 def _over_length(material: Material, bench: BenchRecord) -> Panel | None:
-    if len(bench.lengths) < 2:
+    if not (kept := kept_by_length(bench)):
         return None
     traces: list[dict[str, Any]] = []
     said: list[str] = []
-    for name in bench.names:
-        points = [(length, at.methods[name].bytes.activations) for length, at in bench.ordered if name in at.methods]
+    for name, points in kept.items():
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
                 "s": material.lineup.benched(name),
                 "x": [length for length, _ in points],
-                "y": [kept / 2**20 for _, kept in points],
-                "text": [plot_text(f"{name}, {length} tokens: {mib(kept)} MiB", 120) for length, kept in points],
+                "y": [size for _, size in points],
+                "text": [plot_text(f"{name}, {length} tokens: {size:,.1f} MiB", 120) for length, size in points],
                 "hoverinfo": "text",
             }
         )
-        said.append(f"{name} from {mib(points[0][1])} to {mib(points[-1][1])}")
+        said.append(f"{name} from {points[0][1]:,.1f} to {points[-1][1]:,.1f}")
     return Panel(
         f"MiB kept for backward over the tokens of a row: {'; '.join(said)}.",
         traces,
@@ -105,30 +103,13 @@ def _over_length(material: Material, bench: BenchRecord) -> Panel | None:
     )
 
 
-def rank_places(at: AtLength) -> dict[str, float]:
-    """Where each adapter stands on the axis of total ranks: LoRA and MultiLoRA of one rank side by side."""
-    ranks = {name: costs.total_rank for name, costs in at.methods.items() if costs.total_rank is not None}
-    aside = _ASIDE * max(ranks.values(), default=0)
-    return {name: rank + (aside if at.methods[name].kind == "multilora" else -aside) for name, rank in ranks.items()}
-
-
-def multilora_points(at: AtLength) -> list[tuple[int, int, int]]:
-    """(n, n·r, bytes kept for backward) of MultiLoRA, ascending; of the module rank that most methods have."""
-    found = [c for c in at.methods.values() if c.kind == "multilora" and c.num_loras and c.r]
-    ranks = [costs.r for costs in found]
-    if not ranks:
-        return []
-    rank = max(ranks, key=ranks.count)
-    own = (c for c in found if c.r == rank)
-    return sorted((c.num_loras or 0, c.total_rank or 0, c.bytes.activations) for c in own)
-
-
 def _per_module(bench: BenchRecord) -> str | None:
     length, at = bench.ordered[-1]
-    points = multilora_points(at)
-    if len(points) < 2 or points[-1][0] == points[0][0]:
+    points = kept_by_modules(at)
+    if len(points) < 2 or points[-1].num_loras == points[0].num_loras:
         return None
-    per_module = (points[-1][2] - points[0][2]) / (points[-1][0] - points[0][0])
+    first, last = points[0], points[-1]
+    per_module = (last.kept - first.kept) / (last.num_loras - first.num_loras)
     return (
         "LoRA and MultiLoRA of one total rank stand side by side. "
         f"In rows of {length} tokens a module more keeps {whole(per_module / 1024)} KiB more, "

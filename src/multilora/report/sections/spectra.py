@@ -10,16 +10,18 @@ from multilora.report.heat import heat_layout, heat_trace
 from multilora.report.lineup import Member
 from multilora.report.markup import Html, table
 from multilora.report.material import Material
-from multilora.report.numbers import percent, short, whole, written
+from multilora.report.numbers import short, whole, with_unit, written
+from multilora.report.series.layers import LayerGrid, layer_grids
+from multilora.report.series.spectra import bin_edges, percentages
+from multilora.spectral.findings import LayerMap, Measure
 from multilora.spectral.measures import (
     EFFECTIVE_RANK,
-    ENERGY_SHARES,
     FROBENIUS_NORM,
     OVERVIEW,
     RANK,
-    SHARES,
     STABLE_RANK,
     ZEROS,
+    layer_maps,
 )
 
 NO_ANALYSIS = "no weights were analysed; `multilora analyze` makes this section."
@@ -104,15 +106,15 @@ def _panels(material: Material, where: str, shown: Sequence[tuple[Member, Facts]
 
 def _steps(series: int, first: int, counts: Sequence[int]) -> dict[str, Any]:
     """The outline of a histogram in tenths of decades, from zero to zero."""
-    edges = [first + number for number in range(len(counts) + 1)]
+    edges = bin_edges(first, len(counts))
     return {
         "type": "scatter",
         "mode": "lines",
         "fill": "tozeroy",
         "s": series,
         "line": {"shape": "hv"},
-        "x": [10 ** (edge / 10) for edge in (edges[0], *edges)] if counts else [],
-        "y": [0.0, *(100 * count / sum(counts) for count in counts), 0.0] if counts else [],
+        "x": [*edges[:1], *edges],
+        "y": [0.0, *percentages(counts), 0.0] if counts else [],
         "customdata": [0, *counts, 0] if counts else [],
         "hovertemplate": "from σ = %{x:.3g} on: %{customdata} values, %{y:.1f} %<extra></extra>",
     }
@@ -181,8 +183,8 @@ def _sigma(spectrum: Facts, number: int) -> str:
     return short(spectrum["sigma"][place])
 
 
-def energy(material: Material) -> Section:
-    """How much of ‖ΔW‖² the top k directions hold, block by block."""
+def layers(material: Material) -> Section:
+    """Measures block by block: how much of ‖ΔW‖² the top k directions hold."""
     section = Section("energy", "Energy of the top directions, by layer")
     if not material.matrices:
         section.left_out = NO_ANALYSIS
@@ -191,41 +193,43 @@ def energy(material: Material) -> Section:
         "The share of ‖ΔW‖² that the k strongest directions hold. Yellow: a few directions are all there is; dark: "
         "ΔW is spread over many. One panel a method, one scale for all."
     )
-    series = material.series()
+    for of, measures in layer_maps().items():
+        grids = {measure: found for measure in measures if (found := layer_grids(material, measure))}
+        if grids:
+            section.parts.append(_layer_map(material, of, grids))
+    return section
+
+
+def _layer_map(material: Material, of: LayerMap, grids: Mapping[Measure, Sequence[LayerGrid]]) -> Figure:
     rows: list[Sequence[str]] = []
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
-    for number, k in enumerate(SHARES):
+    options = [measure.option or measure.title for measure in grids]
+    layout = heat_layout(len(material.blocks), "block", "projection")
+    for number, (measure, found) in enumerate(grids.items()):
         panels: list[Panel] = []
-        for s in series:
-            grid = [
-                [material.mean(s, ENERGY_SHARES[k], block, projection) for projection in material.projections]
-                for block in material.blocks
-            ]
-            label, whole_mean = material.lineup.labels[s], material.mean(s, ENERGY_SHARES[k])
-            found = [value for row in grid for value in row if value is not None]
+        for grid in found:
+            label = material.lineup.labels[grid.series]
+            low, high = (with_unit(measure, end) for end in grid.ends)
             alt = (
-                f"Energy of the top {k} of {label} by block and projection: {percent(whole_mean)} % on average, from "
-                f"{percent(min(found))} % to {percent(max(found))} %."
+                f"{measure.name[0].upper()}{measure.name[1:]} of {label} by block and projection: "
+                f"{with_unit(measure, grid.mean)} on average, from {low} to {high}."
             )
-            layout = heat_layout(len(material.blocks), "block", "projection")
-            panels.append(Panel(alt, [heat_trace(material.blocks, material.projections, grid)], layout, label))
+            trace = heat_trace(material.blocks, material.projections, grid.values, of.top)
+            panels.append(Panel(alt, [trace], layout, label))
             rows += [
-                (label, str(k), block, *(percent(value) for value in line))
-                for block, line in zip(material.blocks, grid, strict=True)
+                (label, options[number], block, *(written(measure, value) for value in line))
+                for block, line in zip(material.blocks, grid.values, strict=True)
             ]
         views[(number,)] = panels
-    heads = ("method", "k", "block", *material.projections)
-    section.parts.append(
-        Figure(
-            id="energy-map",
-            title="Share of ‖ΔW‖² in the top k singular directions",
-            views=views,
-            controls=[Control("Top k", [str(k) for k in SHARES])],
-            table=table("Energy of the top k, in %", heads, rows, texts=3),
-            scale=("0: spread", "1: all in the top k"),
-            wide=False,
-            note=f"Where k reaches an adapter's rank, the share is 1 by construction. Cells are "
-            f"{material.means_over('matrices')}.",
-        )
+    unit = next(iter(grids)).unit
+    heads = ("method", of.control, "block", *material.projections)
+    return Figure(
+        id=of.id,
+        title=of.title,
+        views=views,
+        controls=[Control(of.control.capitalize(), options)],
+        table=table(f"{of.title}, in {unit}" if unit else of.title, heads, rows, texts=3),
+        scale=(of.low, of.high),
+        wide=False,
+        note=f"{of.note} Cells are {material.means_over('matrices')}.".strip(),
     )
-    return section

@@ -10,8 +10,9 @@ from multilora.report.heat import heat_layout, heat_trace
 from multilora.report.lineup import Member
 from multilora.report.markup import Html, table
 from multilora.report.material import Material
-from multilora.report.numbers import mean, percent, short
+from multilora.report.numbers import percent, short
 from multilora.report.sections.spectra import NO_ANALYSIS, controls
+from multilora.report.series.relations import similarity_by_chance, similarity_means
 from multilora.spectral.measures import SIDES, similarity
 
 _SIDE_NAMES = ("left: outputs of the layer", "right: inputs of the layer")
@@ -58,13 +59,12 @@ def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
     ranks = [k for k in _RANKS if any(material.values(s, similarity("left", k)) for s in series)]
     for number, projection in enumerate(projections):
         panels: list[Panel] = []
+        at = None if number == 0 else projection
         for side, name in zip(SIDES, _SIDE_NAMES, strict=True):
             traces: list[dict[str, Any]] = []
             said: list[str] = []
             for s in series:
-                at = None if number == 0 else projection
-                means = {k: v for k in ranks if (v := material.mean(s, similarity(side, k), None, at)) is not None}
-                if not means:
+                if not (means := similarity_means(material, s, side, at)):
                     continue
                 traces.append(
                     {
@@ -80,7 +80,7 @@ def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
                 said.append(f"{label}: {', '.join(f'{short(v)} at {k}' for k, v in means.items())}")
                 rows.append((label, side, projection, *(short(means.get(k)) for k in ranks)))
             if traces:
-                traces.append(_chance(material, series, side, None if number == 0 else projection, ranks))
+                traces.append(_chance_trace(similarity_by_chance(material, side, at)))
                 alt = f"Mean of φ(k, k) over matrices, {projection} projections, {side} directions. {'; '.join(said)}."
                 panels.append(Panel(alt, traces, _BY_RANK, name))
         if panels:
@@ -102,25 +102,14 @@ def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
     )
 
 
-def _chance(
-    material: Material, series: Sequence[int], side: str, projection: str | None, ranks: Sequence[int]
-) -> dict[str, Any]:
-    """k / d on average over the matrices that are compared."""
-    size = "d_out" if side == "left" else "d_in"
-    matrices = [
-        matrix
-        for s in series
-        for run in material.lineup.averaged(s)
-        for place, matrix in material.of_run(run).items()
-        if matrix["similarity"] and projection in (None, place[1])
-    ]
+def _chance_trace(chance: Mapping[int, float]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
         "s": LINE,
         "line": {"width": 1},
-        "x": list(ranks),
-        "y": [mean(min(1.0, k / matrix[size]) for matrix in matrices) for k in ranks],
+        "x": list(chance),
+        "y": list(chance.values()),
         "hovertemplate": "chance at %{x}: %{y:.3f}<extra></extra>",
     }
 

@@ -1,0 +1,43 @@
+"""Measures by layer: a cell for each block and projection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multilora.report.material import Material
+from multilora.spectral.findings import Measure
+
+
+@dataclass(frozen=True)
+class LayerGrid:
+    """Means of a measure over the matrices and seeds of each place; None where there is none.
+
+    Attributes:
+        series: number of the method.
+        values: (blocks, projections).
+        mean: over all matrices.
+    """
+
+    series: int
+    values: Sequence[Sequence[float | None]]
+    mean: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest value."""
+        found = [value for row in self.values for value in row if value is not None]
+        return min(found), max(found)
+
+
+def layer_grids(material: Material, measure: Measure) -> list[LayerGrid]:
+    """One for each method that has the measure."""
+    return [
+        LayerGrid(
+            series,
+            [[material.mean(series, measure, block, of) for of in material.projections] for block in material.blocks],
+            mean,
+        )
+        for series in material.series()
+        if (mean := material.mean(series, measure)) is not None
+    ]
