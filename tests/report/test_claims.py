@@ -406,7 +406,7 @@ def test_a_bench_on_a_busy_machine_tells_of_bytes_alone() -> None:
     assert speed.evidence.startswith("multilora against lora@24: 890")
     speed, _ = resource_claims([], benched(busy))
     assert (speed.verdict, speed.evidence) == (
-        "not measured", "others took 30 % of the cores' time while a bench of toy Llama ran"
+        "not measured", "other processes took 30 % of the cores' time while a bench of toy Llama ran"
     )  # fmt: skip
 
 

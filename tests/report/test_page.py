@@ -213,7 +213,7 @@ def test_the_bench_stands_among_the_resources_and_trained_nothing(inputs: Report
     words = Reader(sections["resources"]).text
     for part in ("a processor, 2 threads", "fp32", "batches of 2 rows", "toy Llama with 1,000 parameters"):
         assert part in words
-    assert "Others took" not in words
+    assert "Other processes took" not in words
     assert "multilora@5x8" not in sections["trained"]
     data = json.loads(packed(text, "data"))
     views = data["bench-memory"]["views"]

@@ -96,7 +96,7 @@ def test_one_has_no_plural() -> None:
     assert "in none of 1 matrix (1 seed)" in said
     assert "trains 1 parameter at" in said
     assert "1.0 point below LoRA of equal total rank (lora@24) (no difference shown, 95 % interval −3.0 to +1.0" in said
-    assert "5.0 points above full fine-tuning (one seed, so nothing is known of chance)" in said
+    assert "5.0 points above full fine-tuning (one seed, so chance is unknown)" in said
 
 
 def test_equal_averages_share_the_first_place() -> None:

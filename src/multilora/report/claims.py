@@ -28,12 +28,12 @@ def judge(
     seeds. Claims about scores hold by the 95 % interval of the paired difference. Claims about resources are judged by
     the bench alone where it has the methods (and, for speed on a CPU, had a quiet machine): it ran them in turns on one
     machine, while a comparison's trainings ran one after the other, each beside whatever else the machine did. They
-    hold if they do at every length. What the runs do not tell is not measured.
+    hold if they do at every length. A claim for which the runs lack data is "not measured".
 
     Args:
         data: the content of analysis.json; None: nothing was analysed.
         results: the contents of the results.json of comparisons.
-        bench: what methods cost; None: nobody measured it.
+        bench: what methods cost; None if not measured.
     """
     return [*_scores(results), *spectral_claims(Spectra(data)), *_resources(results, bench)]
 
@@ -171,7 +171,7 @@ def _unless_busy(bench: BenchRecord | None, outcomes: Sequence[Outcome]) -> Outc
     verdict, evidence = together(outcomes)
     if verdict == "not measured" and bench is not None and not _times_count(bench):
         took = "an unknown share" if bench.others_cpu is None else f"{percent(bench.others_cpu, 0)} %"
-        return verdict, f"others took {took} of the cores' time while {_of_bench(bench)} ran"
+        return verdict, f"other processes took {took} of the cores' time while {_of_bench(bench)} ran"
     return verdict, evidence
 
 

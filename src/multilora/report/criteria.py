@@ -1,4 +1,4 @@
-"""What claims and sentences look at in the record of a matrix, beyond its plain measures."""
+"""What claims and sentences derive from the record of a matrix, beyond its measures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_bell(histogram: Facts) -> bool:
     """A flat, bell-shaped spectrum.
 
     The fullest bin is at least twice as full as the first and as the last one, and more than half of all values lie
-    near it, as `near_fullest` says.
+    near it, as `near_fullest` computes.
 
     Args:
         histogram: counts in tenths of decades, and how many zeros there are besides.

@@ -13,12 +13,12 @@ _ROW_PIXELS, _DOT_PIXELS, _MARGIN_PIXELS = 10, 12, 64
 
 @dataclass(frozen=True)
 class Dot:
-    """One figure.
+    """A value.
 
     Attributes:
         row: number of its row.
         value: on the axis.
-        says: what a reader sees who points at it.
+        says: shown on hover.
         low, high: ends of its interval; None: it has none.
     """
 

@@ -1,4 +1,4 @@
-"""Figures: what plotly draws, the controls that choose it, and the table that says the same in words and numbers."""
+"""Figures: what plotly draws, the controls that choose it, and the table with the same numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multilora.report.lineup import Lineup
 from multilora.report.markup import Html, details, el
 from multilora.report.numbers import rounded
 
-# The colours are in page.css; these go with them, so that no method is told apart by its colour alone.
+# The colours are in page.css; these go with them, so that methods differ in more than colour.
 # page.js has their names in the same order.
 DASHES = (None, "7 4", "2 3", "7 3 2 3", "12 4")
 SYMBOLS = (

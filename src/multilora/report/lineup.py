@@ -1,4 +1,4 @@
-"""Who is who on the page: each method has one colour throughout; runs of one seed are laid over one another."""
+"""Series and groups of the page: each method has one colour throughout; runs of one seed are laid over one another."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Member:
 
     Attributes:
         name: of the run.
-        series: number of its method, which has one colour; a run outside of comparisons is a method of its own.
+        series: number of its method, which has one colour; a run outside of comparisons is its own method.
         group: number of the runs that it is shown with, those of one seed; None: it is shown with every group.
-        regime: `mixed`, or the only task; None: nobody knows.
+        regime: `mixed`, or the only task; None if unknown.
     """
 
     name: str

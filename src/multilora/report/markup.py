@@ -1,4 +1,4 @@
-"""HTML by elements: whatever is not markup by its type is escaped, so no text from data can become markup."""
+"""HTML by elements: what is not of the type `Html` is escaped, so no text from data can become markup."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plot_text(text: str, limit: int = 28) -> str:
 def table(
     caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1, class_: str | None = None
 ) -> Html:
-    """A table in a box of its own, which scrolls where the table is wide.
+    """A table in a box that scrolls where the table is wide.
 
     Args:
         caption: what it holds.

@@ -26,7 +26,7 @@ class Material:
 
     Attributes:
         inputs: of the page.
-        lineup: who is who.
+        lineup: series and groups.
         matrices: all records of analysis.json.
         blocks: labels of the blocks, in order.
         projections: labels of the projections, in order.

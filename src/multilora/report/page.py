@@ -44,7 +44,7 @@ def report_on(
         path: the file.
         data: the content of analysis.json; None: nothing was analysed.
         folders: those that were analysed: runs, comparisons, adapters, models.
-        bench: what methods cost; None: nobody measured it.
+        bench: what methods cost; None if not measured.
     """
     inputs = gather(data, folders, bench)
     claims = judge(data, inputs.results, bench)

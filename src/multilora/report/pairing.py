@@ -1,4 +1,4 @@
-"""Who is compared with whom: the methods by their parts, and the runs of an analysis that belong together."""
+"""Which runs are compared: the roles of methods, and the runs of an analysis that belong together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES: Mapping[Role, str] = {"multilora": "MultiLoRA", "lora": "LoRA", "full": "
 
 @dataclass(frozen=True)
 class Method:
-    """A method, whether a comparison or an analysis tells of it.
+    """A method of a comparison, an analysis or a bench.
 
     Attributes:
         name: its short name.
@@ -39,7 +39,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which methods play which part; None: there is none.
+    """The methods by their roles; None: there is none.
 
     Attributes:
         multilora: the paper's method.
@@ -80,7 +80,7 @@ class Roles:
 
 
 def roles_of(methods: Iterable[Method]) -> Roles:
-    """The methods by their parts, whatever their order.
+    """The methods by their roles, independent of their order.
 
     Of several MultiLoRAs the recipe's own counts, else one without options; controls count only where there is nothing
     else.
@@ -102,7 +102,7 @@ def roles_of(methods: Iterable[Method]) -> Roles:
 
 
 def compared_roles(results: Facts) -> Roles:
-    """The parts in a comparison.
+    """The roles in a comparison.
 
     Args:
         results: the content of its results.json.
@@ -111,7 +111,7 @@ def compared_roles(results: Facts) -> Roles:
 
 
 def benched_roles(at: AtLength) -> Roles:
-    """The parts in a bench, among the methods measured at one length."""
+    """The roles in a bench, among the methods measured at one length."""
     return roles_of(
         Method(
             name,
@@ -147,7 +147,7 @@ class Run:
         regime: as in the analysis.
         seed: as in the analysis.
         reference: kind of the run that its subspaces were compared with.
-        one_rank: all its layers have the same rank, as far as anybody knows.
+        one_rank: all its layers have the same rank, as far as its recipe is known.
         matrices: its records by layer.
     """
 
@@ -187,7 +187,7 @@ class Spectra:
     """The runs of an analysis by what they have in common.
 
     Runs are put beside those of the same comparison, regime and seed. A kind of method that a comparison lacks comes
-    from the runs outside of comparisons. Where no seed is shared, as with adapters that tell none, runs are paired in
+    from the runs outside of comparisons. Where no seed is shared, as with adapters of unknown seed, runs are paired in
     the order of their seeds. Trainings on the whole mixture count where there are any.
 
     Args:

@@ -54,7 +54,7 @@ def write_figures(folder: Path, data: Mapping[str, Any], bench: BenchRecord | No
     Args:
         folder: for the figures; it is created.
         data: the content of analysis.json; empty: nothing was analysed.
-        bench: what methods cost; None: nobody measured it.
+        bench: what methods cost; None if not measured.
 
     Returns:
         The files, figure by figure.

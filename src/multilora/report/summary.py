@@ -28,7 +28,7 @@ _EVERY: Sequence[Role] = ("multilora", "lora", "full")
 def sentences(data: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Results, spectra, subspaces, modules, mechanism, merging, resources and forgetting, in this order.
 
-    At most 14 sentences where there is one comparison. What the runs do not tell is left out.
+    At most 14 sentences where there is one comparison. Sentences without data are left out.
 
     Args:
         data: the content of analysis.json; None: nothing was analysed.
@@ -126,7 +126,7 @@ def _named(method: Method, what: str) -> str:
 
 def _certainty(found: Gap) -> str:
     if found.low is None or found.high is None:
-        return "one seed, so nothing is known of chance"
+        return "one seed, so chance is unknown"
     interval = f"95 % interval {signed_points(found.low)} to {signed_points(found.high)}"
     if found.low <= 0 <= found.high:
         interval = f"no difference shown, {interval}"

@@ -20,13 +20,13 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and what the runs say about it.
+    """A claim and its verdict for these runs.
 
     Attributes:
         id: unique among the claims.
         text: the claim, and when it counts as held.
         source: who makes it.
-        verdict: what the runs say.
+        verdict: held, not held, or not measured.
         evidence: the numbers behind the verdict; where it is not measured, what is missing.
     """
 
@@ -101,7 +101,7 @@ class Gap:
 
     Attributes:
         mean: over the seeds.
-        low, high: 95 % interval; None: there is one seed, and the comparison tells none.
+        low, high: 95 % interval; None: one seed, and the comparison has no interval.
         seeds: how many.
     """
 
@@ -122,7 +122,7 @@ class Gap:
 
 
 def gap(regime: Facts, method: str, other: str) -> Gap | str:
-    """What a comparison says about two methods; or why it says nothing.
+    """The difference of two methods in a comparison; or why there is none.
 
     Its own paired difference where it has one, which is about seeds and examples; else, of the seeds' averages, the
     mean difference with Student's interval.
@@ -148,7 +148,7 @@ def gap(regime: Facts, method: str, other: str) -> Gap | str:
 
 
 def together(outcomes: Sequence[Outcome]) -> Outcome:
-    """One outcome of those of several comparisons: a claim holds if it holds in all that measure it."""
+    """Combines the outcomes of several comparisons: a claim holds if it holds in all that measure it."""
     if not outcomes:
         return "not measured", "no results of a comparison"
     measured = [(number, outcome) for number, outcome in enumerate(outcomes, 1) if outcome[0] != "not measured"]

@@ -1,4 +1,4 @@
-"""Everything that is said about one ΔW: spectrum, similarity to a reference, modules, mechanism, numerics."""
+"""The record of one ΔW: spectrum, similarity to a reference, modules, mechanism, numerics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures for papers have in common: colours, panels, ticks, keys, and the words above them."""
+"""What the figures for papers share: colours, panels, ticks, keys and captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, with grey for its yellow, which paper swallows.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, with grey for its yellow, which is pale in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 DASHES: Sequence[Any] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 MARKERS = ("o", "s", "D", "^", "X", "*", "P")
@@ -164,7 +164,7 @@ def decades(axes: Axes, which: str = "y") -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = sorted(axis.get_view_interval())
     span = np.log10(high / low) if low > 0 else 0.0
-    few = span < 2.2  # then powers of ten alone would not tell the scale
+    few = span < 2.2  # then powers of ten alone would not show the scale
     steps = (1.0,) if not few else (1.0, 3.0) if span > 1.2 else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(base=10, subs=steps, numticks=5))
     axis.set_minor_locator(NullLocator())

@@ -17,7 +17,7 @@ _ROW_PIXELS, _MARGIN_PIXELS = 30, 70
 
 
 def costs(material: Material) -> list[Html | Figure]:
-    """Words, a table and figures; empty where nobody measured it."""
+    """A paragraph, a table and figures; empty without a bench."""
     bench = material.inputs.bench
     if bench is None:
         return []
@@ -48,7 +48,7 @@ def _busy(bench: BenchRecord) -> str | None:
         return None
     share = bench.others_cpu
     took = "an unknown share" if share is None else f"up to {percent(share, 0)} %"
-    return f"Others took {took} of the cores' time meanwhile: times are provisional, bytes are not concerned."
+    return f"Other processes took {took} of the cores' time meanwhile: times are provisional; bytes are unaffected."
 
 
 def _table(material: Material, bench: BenchRecord) -> Html:
@@ -103,7 +103,7 @@ def _speed(material: Material, bench: BenchRecord) -> Figure:
             for name, c in at.methods.items()
         ]  # fmt: skip
     heads = ("method", "tokens a row", "forward", "step", f"step, times {bench.reference or 'nothing'}", "rounds")
-    note = "Medians over rounds, each of which runs every method once, in an order drawn anew."
+    note = "Medians over rounds; each round runs every method once, in random order."
     return Figure(
         id="bench-speed",
         title="Tokens per second",
@@ -163,8 +163,8 @@ def _memory(material: Material, bench: BenchRecord) -> Figure:
         others=[*((FILL - place, kind) for place, kind in enumerate(KINDS)), (CROSS, "peak of a step")],
         table=table("Memory of a training step, MiB", ("method", "tokens a row", *KINDS, "peak"), rows),
         note="Weights are the base's and the adapter's; activations are what forward keeps for backward. A step never "
-        "needs all kinds at once: gradients come while activations go, so the peak may lie within the bar; what "
-        "lives only for a moment, such as the logits' gradient, may put it beyond.",
+        "needs all kinds at once: gradients are allocated while activations are freed, so the peak may lie within the "
+        "bar; short-lived tensors, such as the logits' gradient, may put it beyond.",
     )
 
 

@@ -111,8 +111,8 @@ def _per_module(bench: BenchRecord) -> str | None:
     first, last = points[0], points[-1]
     per_module = (last.kept - first.kept) / (last.num_loras - first.num_loras)
     return (
-        "LoRA and MultiLoRA of one total rank stand side by side. "
-        f"In rows of {length} tokens a module more keeps {whole(per_module / 1024)} KiB more, "
+        "LoRA and MultiLoRA of equal total rank stand side by side. "
+        f"In rows of {length} tokens each further module keeps {whole(per_module / 1024)} KiB more, "
         f"{whole(per_module / at.tokens)} bytes per token."
     )
 

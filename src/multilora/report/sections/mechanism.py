@@ -34,9 +34,9 @@ def mechanism(material: Material) -> Section:
         return section
     section.lead = (
         "Does ΔW strengthen directions that W already has, or add others? The left plot shows how much of W lies in "
-        "ΔW's r strongest directions, between what W's own strongest hold (the most there is) and random ones (the "
-        "least to expect). Dots near random: ΔW works where W is weak. The amplification factor says how many times "
-        f"more ΔW adds there than W has. All are {material.means_over('blocks')}."
+        "ΔW's r strongest directions, between W's own strongest (the maximum) and random ones (the expected minimum). "
+        "Dots near random: ΔW acts where W is weak. The amplification factor is the size of ΔW over that of W in these "
+        f"directions. All are {material.means_over('blocks')}."
     )
     section.parts.append(_figure(material, sorted(found)))
     return section

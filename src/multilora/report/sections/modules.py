@@ -47,9 +47,9 @@ def modules(material: Material) -> Section:
         section.left_out = "no run given is a MultiLoRA adapter, so there are no modules to compare."
         return section
     section.lead = (
-        "A MultiLoRA adapter is n LoRA modules side by side. If they worked in the same directions, the grid would be "
-        "bright off its diagonal and n modules would do the work of one; bars of one height mean that all of them "
-        "work; the learned scale began at zero, and its spread says how differently it weighs the outputs."
+        "A MultiLoRA adapter is n LoRA modules side by side. If they used the same directions, the grid would be "
+        "bright off its diagonal and n modules would do the work of one. Bars of equal height: all modules contribute "
+        "equally. The learned scale starts at zero; its spread shows how differently it weighs the outputs."
     )
     section.parts += [_overview(material, members), _figure(material, members)]
     return section

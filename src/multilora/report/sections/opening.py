@@ -10,8 +10,8 @@ from multilora.report.figures import Section
 from multilora.report.markup import Html, details, el
 from multilora.report.numbers import counted
 
-_UNTOLD = "not measured"
-_BADGES = {"held": ("✓", "held"), "not held": ("✗", "not-held"), _UNTOLD: ("○", "not-measured")}
+_NOT_MEASURED = "not measured"
+_BADGES = {"held": ("✓", "held"), "not held": ("✗", "not-held"), _NOT_MEASURED: ("○", "not-measured")}
 
 
 def summary(sentences: Sequence[str]) -> Section:
@@ -20,7 +20,7 @@ def summary(sentences: Sequence[str]) -> Section:
     if sentences:
         section.parts.append(el("ul", *(el("li", sentence) for sentence in sentences), class_="sentences"))
     else:
-        section.left_out = "the runs given allow no comparison that a sentence could state."
+        section.left_out = "the given runs allow no comparison."
     return section
 
 
@@ -34,20 +34,20 @@ def claims(judged: Sequence[Claim]) -> Section:
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _BADGES)
     section.lead = (
         f"Claims of the MultiLoRA paper (arXiv 2311.11501) and of the literature it builds on, against these runs: "
-        f"{said}. A verdict is about these runs alone; not measured means that they do not tell."
+        f"{said}. A verdict applies to these runs only; not measured means that they lack the data."
     )
-    told = [claim for claim in judged if claim.verdict != _UNTOLD]
-    untold = [claim for claim in judged if claim.verdict == _UNTOLD]
-    if told:
-        section.parts.append(el("ul", *map(_item, told), class_="claims"))
-    if untold:
-        summary = f"{counted(len(untold), 'claim')} not measured, and why"
-        section.parts.append(details(summary, el("ul", *map(_item, untold), class_="claims")))
+    measured = [claim for claim in judged if claim.verdict != _NOT_MEASURED]
+    unmeasured = [claim for claim in judged if claim.verdict == _NOT_MEASURED]
+    if measured:
+        section.parts.append(el("ul", *map(_item, measured), class_="claims"))
+    if unmeasured:
+        summary = f"{counted(len(unmeasured), 'claim')} not measured, and why"
+        section.parts.append(details(summary, el("ul", *map(_item, unmeasured), class_="claims")))
     return section
 
 
 def _item(claim: Claim) -> Html:
-    """Verdict, claim, numbers; of the claim what comes before a colon is the gist."""
+    """Verdict, claim, numbers; the claim up to its colon is emphasised."""
     mark, class_ = _BADGES[claim.verdict]
     gist, colon, rest = claim.text.partition(":")
     return el(

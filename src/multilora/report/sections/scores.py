@@ -46,7 +46,7 @@ def results(material: Material) -> Section:
     section.lead = (
         "Each dot is a method's score on a task's test rows, in percent of the best possible; the line is its 95 % "
         "interval. Where intervals overlap much, the difference may be chance; the paired differences, which cancel "
-        "what methods share, tell more."
+        "what methods share, are more precise."
     )
     return section
 
@@ -74,7 +74,7 @@ def _scores(material: Material, comparison: ComparedMethods, regime: str, found:
     averages = (f"{label} {cells[AVERAGE][2 + number]}" for number, label in enumerate(labels))
     alt = f"Test scores in percent of {len(scored)} methods on {len(metrics)} tasks. Average: {'; '.join(averages)}."
     of_seeds = f"Means over {seeds} seeds; intervals by Student's t." if seeds > 1 else (
-        "One seed: the intervals say how much depends on the test rows drawn, not on the training."
+        "One seed: the intervals cover the choice of test rows, not the training."
     )  # fmt: skip
     return Figure(
         id=id,
@@ -97,7 +97,7 @@ def _scores(material: Material, comparison: ComparedMethods, regime: str, found:
 def _interval(
     material: Material, comparison: ComparedMethods, regime: str, method: str, task: str, score: Facts
 ) -> Interval:
-    """Over seeds; with one seed over the test's rows, which the run's own evaluation tells."""
+    """Over seeds; with one seed over the test's rows, from the run's own evaluation."""
     if score["low"] is not None or task == AVERAGE:
         return score["low"], score["high"]
     for run in material.inputs.runs:
@@ -140,8 +140,8 @@ def _differences(material: Material, comparison: ComparedMethods, found: Facts, 
         },
         table=table(f"{title}, in percentage points, with 95 % interval", heads, cells, texts=2),
         series=[series for series, _ in dots],
-        note="Right of zero: better than LoRA. Both had the same seeds and test rows, drawn together. A line that "
-        "crosses zero: the runs do not tell which is better. p-values need five seeds.",
+        note="Right of zero: better than LoRA. Both had the same seeds and test rows, resampled together. An interval "
+        "that contains zero: no difference shown. p-values need five seeds.",
     )
 
 
@@ -195,7 +195,7 @@ def _tested(material: Material, kind: str, runs: Sequence[TrainedRun]) -> Figure
         },
         table=table(f"{title}, in %", ("task", "metric", *labels), cells.values(), texts=2),
         series=series,
-        note="The intervals say how much depends on the test rows drawn, not on the training.",
+        note="The intervals cover the choice of test rows, not the training.",
     )
 
 

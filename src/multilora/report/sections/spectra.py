@@ -37,9 +37,9 @@ def spectra(material: Material) -> Section:
         section.left_out = NO_ANALYSIS
         return section
     section.lead = (
-        "ΔW is what training added to a weight matrix. Its singular values say into how many directions it went: a "
-        "curve that falls fast has put nearly all into a few, a flat one has spread it. An adapter of rank n·r ends at "
-        "n·r values; all others are exactly zero."
+        "ΔW is what training added to a weight matrix. Its singular values show in how many directions: a curve "
+        "that falls fast has nearly all of it in a few, a flat one is spread over many. An adapter of rank n·r has at "
+        "most n·r values above zero; all others are exactly zero."
     )
     section.parts.append(_overview(material))
     lineup = material.lineup
@@ -59,8 +59,8 @@ def spectra(material: Material) -> Section:
             controls=controls(material),
             series=material.series(),
             table=_table(material),
-            note="At most 256 points a curve, dense at both ends. The histogram has ten bins a decade; each method's "
-            "values sum to 100 %, without those that are exactly zero, which the table counts.",
+            note="At most 256 points per curve, dense at both ends. The histogram has ten bins per decade; each "
+            "method's values sum to 100 %, without those that are exactly zero, which the table counts.",
         )
     )
     return section
@@ -190,8 +190,8 @@ def layers(material: Material) -> Section:
         section.left_out = NO_ANALYSIS
         return section
     section.lead = (
-        "The share of ‖ΔW‖² that the k strongest directions hold. Yellow: a few directions are all there is; dark: "
-        "ΔW is spread over many. One panel a method, one scale for all."
+        "The share of ‖ΔW‖² that the k strongest directions hold. Yellow: a few directions hold nearly all; dark: "
+        "ΔW is spread over many. One panel per method, one scale for all."
     )
     for of, measures in layer_maps().items():
         grids = {measure: found for measure in measures if (found := layer_grids(material, measure))}

@@ -30,19 +30,21 @@ def subspaces(material: Material) -> Section:
     compared = [m for m in material.lineup.members.values() if _similar(material, m)]
     if not compared:
         section.left_out = (
-            "there is no run to compare directions with; analyse a full fine-tuning too, or name a --reference."
+            "there is no run to compare directions with; analyse a full fine-tuning too, or name a run by --reference."
         )
         return section
     runs: Facts = (material.inputs.data or {})["runs"]
     references = {runs[member.name]["reference"]: None for member in compared}
     labels = dict.fromkeys(material.lineup.labels[material.lineup.members[name].series] for name in references)
     section.lead = (
-        f"The reference is {' and '.join(labels)}. φ(i, j) says how much of a method's i strongest directions lies "
-        "within the reference's j strongest: 1 is all of it, 0 nothing. Unrelated directions have about max(i, j) / d, "
-        "so a high number at large i and j alone says little."
+        f"The reference is {' and '.join(labels)}. φ(i, j) is the share of a method's i strongest directions that "
+        "lies within the reference's j strongest: 1 is all, 0 none. Unrelated directions have about max(i, j) / d, "
+        "so a high value at large i and j alone means little."
     )
     if any(runs[member.name]["kind"] == "full" for member in compared):
-        section.lead += " Full fine-tuning is compared with that of another seed: no method can be expected above it."
+        section.lead += (
+            " Full fine-tuning is compared with that of another seed, the highest value to expect of any method."
+        )
     section.parts += [_by_rank(material, compared), _grids(material, compared)]
     return section
 

@@ -24,12 +24,13 @@ def trained(material: Material) -> Section:
     recipes = _recipes(material)
     rows = _method_rows(material)
     if not rows:
-        section.left_out = "no run and no comparison was given, so nothing tells what was trained."
+        section.left_out = "no run and no comparison was given."
         return section
     base = inputs.data["base"] if inputs.data else None
     base = base or next((recipe["model"]["path"] for _, recipe in recipes), None)
+    on = f"the base model {PurePath(base).name}" if base else "an unnamed base model"
     section.lead = (
-        f"{counted(len(rows), 'method')} on the base model {PurePath(base).name if base else 'that nobody tells'}, "
+        f"{counted(len(rows), 'method')} on {on}, "
         f"{counted(len(material.lineup.members), 'training')} in all. "
         "The colour and marker of a method are the same in every plot."
     )
@@ -80,7 +81,7 @@ def _method_rows(material: Material) -> list[Sequence[str]]:
 
 
 def _compared(material: Material, series: int) -> dict[str, Any]:
-    """What a comparison's results say about the method."""
+    """The method's entry in a comparison's results."""
     for comparison in material.inputs.comparisons:
         for method, facts in (comparison.results or {}).get("methods", {}).items():
             if material.lineup.series_of(method, comparison.folder) == series:

@@ -23,11 +23,11 @@ def losses(material: Material) -> Section:
     section = Section("losses", "Training loss")
     runs = {run.name: run for run in material.inputs.runs if run.metrics}
     if not runs:
-        section.left_out = "no run given has a record of its training (metrics.jsonl)."
+        section.left_out = "no given run has a record of its training (metrics.jsonl)."
         return section
     section.lead = (
-        "The mean loss of the tokens learnt, between one logged step and the next. Lower is better; a task whose line "
-        "stays flat is not learnt, one whose line rises is being unlearnt."
+        "The mean loss of the completions' tokens between one logged step and the next. Lower is better; a task whose "
+        "line stays flat is not learnt, one whose line rises is being unlearnt."
     )
     tasks = list(dict.fromkeys(task for run in runs.values() for line in run.metrics for task in line.get("tasks", {})))
     choices = [_ALL, *tasks] if len(tasks) > 1 else tasks or [_ALL]
@@ -113,7 +113,7 @@ def resources(material: Material) -> Section:
     beside = costs(material)
     if not rows and not beside:
         section.left_out = (
-            "no run given has figures of its training (results.json), and no bench was given (`multilora bench`)."
+            "no given run has results of its training (results.json), and no bench was given (`multilora bench`)."
         )
     if not rows:
         section.parts += beside
