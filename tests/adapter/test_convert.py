@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import children
 from adapter_files import (
     assert_same_logits,
     change_config,
@@ -30,6 +32,7 @@ from adapter_files import (
     save_adapter,
     tokens,
 )
+from disk_events import Moment, die_at
 from multilora import InputError, MultiLoraConfig, export_lora, from_lora
 from multilora.adapter import exporting
 from multilora.adapter import file as checkpoint
@@ -448,71 +451,52 @@ def test_an_error_while_writing_leaves_the_former_export(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
 
 
-# One process pays the import; a fork of it is killed at each moment.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from multilora import export_lora
-from multilora.adapter import file as checkpoint
-from multilora.adapter import exporting
-adapter, out, overwrite = sys.argv[1], sys.argv[2], bool(sys.argv[3])
-moments = []
-
-def die(): os.kill(os.getpid(), signal.SIGKILL)
-
-def at_layer(number):
-    real, count = checkpoint.AdapterFile.folded, iter(range(number))
-    def folded(self, name):
-        return real(self, name) if next(count, None) is not None else die()
-    checkpoint.AdapterFile.folded = folded
-
-def at_config(): exporting.write_json = lambda *_: die()
-
-def at_rename(number):
-    real, count = Path.rename, iter(range(number))
-    def rename(self, target):
-        return real(self, target) if next(count, None) is not None else die()
-    Path.rename = rename
-
-for moment in [lambda: at_layer(0), lambda: at_layer(7), at_config, lambda: at_rename(0), lambda: at_rename(1)]:
-    child = os.fork()
-    if child == 0:
-        moment()
-        export_lora(adapter, out, overwrite=overwrite)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    print(os.WTERMSIG(status), Path(out).exists(), sorted(p.name for p in Path(out).parent.glob(".*")), flush=True)
-    for path in Path(out).parent.glob(".*replaced"):
-        path.rename(out)
-"""
+# A moment of an export, and whether its output folder is there after a kill, over nothing and over an earlier export.
+MOMENTS = {
+    "before the weights": (Moment("adapter_model.safetensors", "write"), False, True),
+    "in the middle of the weights": (7, False, True),  # layers
+    "before the configuration": (Moment("adapter_config.json", "write"), False, True),
+    "before the folder gets its name": (Moment(".out.incomplete", "rename"), False, False),
+    "before the earlier folder leaves its place": (Moment("place/out", "rename"), True, True),
+}
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def _export(adapter: Path, out: Path, moment: Moment | int, overwrite: bool) -> None:
+    """In the child."""
+    if isinstance(moment, Moment):
+        die_at(moment)
+    else:
+        folded, layers = checkpoint.AdapterFile.folded, iter(range(moment))
+
+        def counted(file: Any, layer: str) -> Any:
+            return os.kill(os.getpid(), signal.SIGKILL) if next(layers, None) is None else folded(file, layer)
+
+        checkpoint.AdapterFile.folded = counted
+    export_lora(adapter, out, overwrite=overwrite)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_kill_at_any_moment_leaves_no_half_folder(adapter: Path, tmp_path: Path, overwrite: bool) -> None:
+@pytest.mark.parametrize("name", MOMENTS)
+def test_a_kill_at_any_moment_leaves_no_half_folder(adapter: Path, tmp_path: Path, name: str, overwrite: bool) -> None:
+    moment, *there = MOMENTS[name]
     out = tmp_path / "place" / "out"
     out.parent.mkdir()
     if overwrite:
         export_lora(adapter, out, rank=2)
-    former = (out / WEIGHTS_FILE).read_bytes() if overwrite else None
-    arguments = [str(adapter), str(out), "yes" if overwrite else ""]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    lines = done.stdout.splitlines()
-    assert len(lines) == 5
-    if overwrite:
-        assert [line.split()[:2] for line in lines] == [["9", "True"]] * 4 + [["9", "False"]]
-        assert ".out.replaced" in lines[-1]  # between the two renames the former folder is beside, complete
-        assert (out / WEIGHTS_FILE).read_bytes() == former
+    former = (out / WEIGHTS_FILE).read_bytes() if overwrite else b""
+    process = children.start(_export, adapter, out, moment, overwrite)
+    process.join(60)
+    if name == "before the earlier folder leaves its place" and not overwrite:  # there is none: the export is complete
+        assert process.exitcode == 0
     else:
-        # The last moment, a second rename, does not come: the export is complete.
-        assert [line.split()[:2] for line in lines] == [["9", "False"]] * 4 + [["0", "True"]]
-        assert_same_deltas(out, adapter, 1e-6)
+        assert process.exitcode == -signal.SIGKILL
+    assert out.exists() == there[overwrite]
+    if overwrite:  # between the two renames the earlier folder is beside, complete
+        kept = out if out.exists() else out.with_name(".out.replaced")
+        assert (kept / WEIGHTS_FILE).read_bytes() == former
+    export_lora(adapter, out, overwrite=overwrite or out.exists())
+    assert_same_deltas(out, adapter, 1e-6)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 # from_lora ---------------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 
+import children
 from adapter_files import lora_config
 from console import Run
 from merging.merging_cases import assert_no_model, contents, multilora, save_adapter_of, save_llama, tensors
@@ -196,11 +196,7 @@ def test_signals_leave_what_the_same_command_goes_on_with(
     base: Path, adapter: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out, ready = tmp_path / "out", tmp_path / "ready"
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["multilora.merging.merge"])
-    arguments = ["multilora", "merge", str(base), str(adapter), str(out)]
-    process = context.Process(target=_slowly, args=(arguments, ready))
-    process.start()
+    process = children.start(_slowly, ["multilora", "merge", str(base), str(adapter), str(out)], ready)
     deadline = time.monotonic() + 100
     while not ready.exists():
         assert process.is_alive()

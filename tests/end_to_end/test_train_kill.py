@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import children
 from disk_events import Moment, die_at
 from effort import seeded
 from multilora.training.metrics import read_metrics
@@ -69,12 +69,7 @@ def _train(recipe: Path, resume: bool, moment: Moment | None) -> None:
 
 
 def start(recipe: Path, resume: bool = False, moment: Moment | None = None) -> BaseProcess:
-    """A process of its own for the run, forked from a server that has imported everything once."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["multilora.training.run"])
-    process = context.Process(target=_train, args=(recipe, resume, moment))
-    process.start()
-    return process
+    return children.start(_train, recipe, resume, moment)
 
 
 def finish(recipe: Path, resume: bool = False) -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import children
 from disk_events import Moment, die_at, events_below
 from effort import seeded, thorough
 from merging.merging_cases import contents, multilora, save_adapter_of, save_llama
@@ -65,13 +65,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(
     place: Path, out: Path, options: MergeOptions = DTYPE, moment: Moment | None = None
 ) -> tuple[BaseProcess, Path]:
-    """A process of its own, forked from a server that has imported everything; and a file that says that it began."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["multilora.merging.merge"])
+    """A process of its own; and a file that says that it began."""
     began = out.with_name(f"{out.name}-began")
     began.unlink(missing_ok=True)
-    process = context.Process(target=_merge, args=(place / "base", place / "adapter", out, options, began, moment))
-    process.start()
+    process = children.start(_merge, place / "base", place / "adapter", out, options, began, moment)
     return process, began
 
 
