@@ -18,6 +18,18 @@ from multilora.bench.record import BUSY
 from multilora.bench.rounds import CLOCKS, LEAST_ROUNDS
 
 RESULTS = Path(__file__).parent / "results"
+# The source of `peak()`, in bytes, for a process whose peak memory is measured. Where there is no /proc, the value
+# includes the peak of the process that started this one.
+PEAK = """
+import resource, sys
+from pathlib import Path
+def peak():
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+"""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -31,19 +31,14 @@ from multilora.storage.safetensors import header_bytes
 TARGETS = {"bytes_per_second": 0.5e9, "largest_tensors": 2.5, "bytes_besides": 600e6}
 SHARDS = 4
 # In a process of its own, whose peak memory, mapped pages included, is the merge's alone.
-_MERGE = """
-import json, resource, sys, time
-from pathlib import Path
+_MERGE = (
+    common.PEAK
+    + """
+import json, time
 import torch
 torch.set_num_threads(int(sys.argv[4]))
 from multilora.merging.merge import merge_adapters
 from multilora.merging.report import MergeOptions
-def peak():  # getrusage's has the peak of whoever started this process, where there is no /proc
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 imported = peak()
 began, used = time.perf_counter(), time.process_time()
 report = merge_adapters(sys.argv[1], [sys.argv[2]], sys.argv[3], MergeOptions(report=sys.argv[5] == "True"))
@@ -51,6 +46,7 @@ print(json.dumps({"seconds": time.perf_counter() - began, "cpu_seconds": time.pr
                   "rounding_seconds": report.rounding_seconds, "size": report.size,
                   "peak_bytes": peak(), "bytes_before": imported, "adapted": report.adapted}))
 """
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def launch_seconds(step: Callable[[], None], reset: Callable[[], None], device: 
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -139,11 +139,11 @@ def device_facts(device: str) -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    told = Path("/proc/driver/nvidia/version")
-    return driver_version(told.read_text()) if told.exists() else None
+    file = Path("/proc/driver/nvidia/version")
+    return driver_version(file.read_text()) if file.exists() else None
 
 
 def driver_version(text: str) -> str | None:
-    """From what NVIDIA's kernel module says of itself; None: it names none."""
+    """The version in the text of NVIDIA's kernel module; None if it names none."""
     found = re.search(r"NVRM version:.*?\b(\d+(?:\.\d+)+)\b", text)
     return found[1] if found else None

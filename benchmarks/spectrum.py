@@ -39,19 +39,14 @@ PROJECTIONS = {
     "mlp.down_proj": ("d", "hidden"),
 }  # (d_out, d_in)
 # In a process of its own, whose peak memory is the analysis' alone.
-_ANALYSE = """
-import json, resource, sys, time
+_ANALYSE = (
+    common.PEAK
+    + """
+import json, time
 import torch
 torch.set_num_threads(int(sys.argv[3]))
-from pathlib import Path
 from multilora.report.analyze import AnalyzeOptions, analyze
 from multilora.terminal import Silent
-def peak():  # getrusage's has the peak of whoever started this process, where there is no /proc
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 options = AnalyzeOptions(mechanism=False)
 imported = peak()
 began = time.perf_counter()
@@ -60,6 +55,7 @@ seconds = time.perf_counter() - began
 print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "bytes_before": imported,
                   "matrices": len(report.data["matrices"])}))
 """
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _LINES = 5  # for a cell's training, in a file or a pipe
 
 
 def _passing(text: str) -> str | None:
-    """A few words for a line that is not kept; None: it is."""
+    """A few words for a line that is not kept; None if it is."""
     found = _PASSING.match(text)
     return None if found is None else found["what"] or f"testing {found['task']}"
 
@@ -121,7 +121,7 @@ class _Clock:
         self._number, self._total = number, total
 
     def left(self, part: float) -> float | None:
-        """Seconds, when `part` of the cell's training is done; None: nothing to judge by yet."""
+        """Seconds, when `part` of the cell's training is done; None if nothing was measured yet."""
         assert self._first is not None
         done = self._number - self._first + part
         if done < 0.1:

@@ -27,8 +27,8 @@ class KindRounding:
         count: how many they are.
         largest: max |M − (W + ΔW)| of all.
         relative: the worst tensor's ‖M − (W + ΔW)‖_F / ‖W + ΔW‖_F.
-        relative_to_delta: the worst tensor's ‖M − (W + ΔW)‖_F / ‖ΔW‖_F; None: no adapter changes them.
-        lost: the worst tensor's share of entries that ΔW did not change; None: as above.
+        relative_to_delta: the worst tensor's ‖M − (W + ΔW)‖_F / ‖ΔW‖_F; None if no adapter changes them.
+        lost: the worst tensor's share of entries that ΔW did not change; None as above.
     """
 
     kind: str

@@ -46,7 +46,7 @@ def summary(result: RunResult) -> list[str]:
 
 
 def _epochs(count: float | None) -> str:
-    return "" if count is None else f" ({count:.2f} epochs)"  # of a stream nobody knows
+    return "" if count is None else f" ({count:.2f} epochs)"  # unknown of a stream
 
 
 def schema() -> str:

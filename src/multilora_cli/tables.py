@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_WIDTH_OF_A_FILE = 120  # a pipe or a file has no width of its own
+_WIDTH_OF_A_FILE = 120  # a pipe or a file has none
 
 
 def new_console(**options: Any) -> Console:

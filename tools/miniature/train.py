@@ -128,7 +128,7 @@ def _packed(tokenizer: Any, plan: Plan) -> Iterator[list[list[int]]]:
 def train(out: Path, plan: Plan, save_every: int = 100) -> None:
     """Train and write the model and its tokenizer to `out`.
 
-    Checkpoints go to `OUT.training`; an interrupted training goes on from the last one.
+    Checkpoints go to `OUT.training`; an interrupted training resumes from the last one.
 
     Args:
         out: the folder to write; an earlier one is replaced.

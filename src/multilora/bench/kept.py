@@ -41,7 +41,7 @@ def saved_bytes(forward: Callable[[], Tensor], existing: Iterable[Tensor]) -> in
 def live_bytes(forward: Callable[[], Tensor], existing: Iterable[Tensor]) -> int:
     """What is really there: the storages that any operation of the forward pass returned and that are alive after it.
 
-    Whoever keeps them: the graph, a custom function's `ctx`, a module's attribute, a global. Arguments as above.
+    Whatever keeps them: the graph, a custom function's `ctx`, a module's attribute, a global. Arguments as above.
     """
     gc.collect()
     with _EveryStorage() as made:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts whole storages, each once, from when an operation returns one until it is freed, whoever holds it.
+    """Counts whole storages, each once, from when an operation returns one until it is freed.
 
     What a kernel allocates for itself and frees before it returns is not seen.
 

@@ -212,4 +212,4 @@ def _peak_on_gpu(method: MeasuredMethod, tokens: Tensor, base_bytes: int) -> int
     method.step(tokens)
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated()
-    return peak - base_bytes if method.full else peak  # it has weights of its own, and the base's lie beside them
+    return peak - base_bytes if method.full else peak  # it has its own weights beside the base's

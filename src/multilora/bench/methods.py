@@ -75,9 +75,9 @@ def base_model(config: Any, bf16: bool, device: str) -> Any:
 
 
 def build(method: NamedMethod | None, base: Any, bf16: bool, checkpointing: bool) -> MeasuredMethod:
-    """The base adapted by a method; None: the frozen base, through which gradients flow as through an adapted one.
+    """The base adapted by a method; if None, the frozen base, through which gradients flow as through an adapted one.
 
-    Adapted models share the base's weights; full fine-tuning has a copy of its own, in fp32.
+    Adapted models share the base's weights; full fine-tuning has a copy in fp32.
 
     Raises:
         InputError: the method does not fit the model.

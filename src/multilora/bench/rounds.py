@@ -84,7 +84,7 @@ def _time_once(case: Case, clock: Callable[[], float]) -> dict[str, float]:
 
 
 def _wait() -> None:
-    """Until the GPU, if there is one, has done what it was told."""
+    """Wait until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 

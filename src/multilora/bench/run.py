@@ -45,8 +45,8 @@ class BenchOptions:
     """What is measured.
 
     Attributes:
-        model: a folder or an id on the hub, of which the configuration is read and no weights; None: a toy Llama.
-        methods: short names; None: the frozen base, full, LoRA of rank r and n·r, MultiLoRA with 1, n and 5 modules.
+        model: a folder or an id on the hub, of which the configuration is read and no weights; default: a toy Llama.
+        methods: short names; default: the frozen base, full, LoRA of rank r and n·r, MultiLoRA with 1, n and 5 modules.
         r, num_loras: of the default methods.
         batch: rows.
         lengths: tokens per row, one after the other.
@@ -54,8 +54,8 @@ class BenchOptions:
         checkpointing: blocks run again in backward.
         repeats: rounds, at most.
         minutes: for all rounds, at most, but for five rounds each.
-        device: cpu or cuda; None: the GPU, if there is one.
-        out: folder for bench.json; None: it is not written.
+        device: cpu or cuda; default: the GPU, if there is one.
+        out: folder for bench.json; if None, it is not written.
         trust_remote_code: run code that comes with the model.
     """
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
-from multilora.terminal import duration, quiet_libraries
-from multilora_cli.progress import Bar, Lines, progress_for
+from multilora.terminal import Progress, duration, quiet_libraries
+from multilora_cli.progress import Bar, Lines, analysis_bar, merge_bar, progress_for
 
 METRICS = {"loss": 1.25, "tokens_per_second": 12345.6}
 
@@ -37,6 +38,21 @@ def test_a_terminal_gets_a_bar_with_loss_speed_and_time_left() -> None:
     last = out.getvalue()
     for part in ("6/10", "loss 1.2500", "12,346 tokens/s", "left"):
         assert part in last
+
+
+@pytest.mark.parametrize("new_bar", [merge_bar, analysis_bar])
+def test_a_passing_bar_takes_names_and_notes_as_they_are(
+    new_bar: Callable[[], Progress], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = new_bar()
+    bar.start(3, 1)
+    bar.note("[red] a note[/b]")
+    bar.step(2, name="h.0[/b]\x1b[2J")
+    bar.stop()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("[red] a note[/b]\n")
+    assert "\x1b" not in printed.err
 
 
 def test_stopping_before_the_start_is_fine() -> None:
