@@ -30,7 +30,7 @@ def bad(task: Task) -> BadRow:
 
 
 def test_every_name_has_a_task() -> None:
-    assert list(DATA_SETS) == KINDS
+    assert set(KINDS) <= set(DATA_SETS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

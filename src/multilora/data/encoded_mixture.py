@@ -28,7 +28,7 @@ class EncodedMixture:
         rates: sampling rate of each task, per example (`rates_of`).
     """
 
-    SAME: ClassVar[str] = "fingerprint"  # the part of `record` that a resumed run must find again
+    RESUME_KEY: ClassVar[str] = "fingerprint"  # the part of `record` that a resumed run must find again
 
     tasks: Sequence[EncodedTask]
     rates: Sequence[float]

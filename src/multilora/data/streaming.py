@@ -45,7 +45,7 @@ class StreamedMixture:
         shard: (index, count) of the process: of each task's rows it takes those numbered index, index + count, …
     """
 
-    SAME: ClassVar[str] = "files"  # the part of `record` that a resumed run must find again
+    RESUME_KEY: ClassVar[str] = "files"  # the part of `record` that a resumed run must find again
 
     tasks: Sequence[Task]
     encoder: PromptCompletionEncoder

@@ -13,7 +13,7 @@ from multilora.recipe.places import alternatives, section_at
 from multilora.tasks.registry import tasks_with
 from multilora.tasks.section import TaskSection
 
-_NAMED = 3  # tasks that have an option which another one has not
+_NAMED = 3  # tasks, where an option of theirs stands in another task's section
 
 
 def faults_of(error: ValidationError, data: dict[str, Any]) -> list[str]:

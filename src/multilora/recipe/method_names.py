@@ -45,7 +45,7 @@ class NamedMethod:
 
     @property
     def total_rank(self) -> int | None:
-        """The rank of all its modules together, by which methods compare fairly; None: it has none."""
+        """The rank of all its modules together, by which methods compare fairly; None if it has none."""
         if isinstance(self.section, MultiLoraMethod):
             return self.section.num_loras * self.section.r
         return self.section.r if isinstance(self.section, LoraMethod) else None

@@ -64,7 +64,7 @@ def _chosen(field: FieldInfo, data: Any) -> type[BaseModel] | None:
     if sections == [TaskSection]:
         try:
             return section_class(data)
-        except InputError:  # a package that is broken: a fault of its own
+        except InputError:  # of a broken package; validation reports it
             return None
     if len(sections) > 1:
         tag = cast(dict[str, Any], data).get(str(field.discriminator)) if isinstance(data, dict) else None

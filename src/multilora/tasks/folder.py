@@ -47,7 +47,7 @@ class FolderTask(RowsTask):
 
     @abstractmethod
     def own_files(self, part: Split) -> Sequence[Path]:
-        """The data set's own files of the part, in order, whether they exist or not; none: there is no such part."""
+        """The data set's own files of the part, in order, whether they exist or not; empty if there is no such part."""
 
     def from_hub(self, row: Row) -> dict[str, Any]:
         """The Hub's row as a row of the data set's own files; here the same.
@@ -65,7 +65,7 @@ class FolderTask(RowsTask):
                 yield source, error
 
     def hub_of(self, part: Split) -> HubSource | None:
-        """The data set on the Hub that has the part; None: it stands in local files."""
+        """The data set on the Hub that has the part; None if it stands in local files."""
         return self.hub
 
     def part_of(self, split: Split) -> Split:
@@ -127,7 +127,7 @@ class FolderSection(TaskSection):
         return self.data_set(name, self.folder or Path(), validation_share=self.validation_share, hub=self.source(name))
 
     def source(self, name: str) -> HubSource | None:
-        """The data set on the Hub, for the task of this name; None: the folder has the rows."""
+        """The data set on the Hub, for the task of this name; None if the folder has the rows."""
         if self.folder is not None:
             return None
         usual = self.data_set.on_hub

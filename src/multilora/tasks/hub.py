@@ -22,7 +22,7 @@ class OnHub:
 
     Attributes:
         id: its id.
-        config: the configuration; None: it has only one.
+        config: the configuration; None if it has only one.
         splits: the Hub's split of each part of the data set.
         columns: the columns that are read; another id must have them too.
     """
@@ -43,8 +43,8 @@ class HubSource:
     Attributes:
         place: what names the data set in the recipe, for messages, such as `tasks.a.hub`.
         id: the id on the Hub, or the folder.
-        config: the data set's configuration; None: it has only one.
-        revision: branch, tag or commit on the Hub; None: main.
+        config: the data set's configuration; None if it has only one.
+        revision: branch, tag or commit on the Hub; None for main.
     """
 
     place: str
@@ -103,7 +103,7 @@ class HubSource:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The local folder; None: the id is one on the Hub."""
+        """The local folder; None if the id is one on the Hub."""
         folder = Path(self.id)
         if folder.is_dir():
             if self.revision is not None:

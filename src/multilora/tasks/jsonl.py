@@ -29,11 +29,11 @@ class JsonlTask(LinesTask):
     Attributes:
         prompts: of these the first whose fields all have a value that is not empty makes the prompt; the last one
             also takes empty values.
-        completion: makes the completion; None: `answer` says which of the choices it is.
+        completion: makes the completion; None if `answer` says which of the choices it is.
         choices: what a model may answer. One template whose only field holds a list makes a choice of each item.
         answer: field that says which choice is right: its label, where there are `labels`; else its number, from 0, or
             its letter, from A.
-        labels: field with a list of the choices' labels; None: there are none.
+        labels: field with a list of the choices' labels; None if choices have none.
         score: how free text is scored.
     """
 

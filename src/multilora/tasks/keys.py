@@ -1,8 +1,8 @@
 """The key of a row: what makes two rows the same question.
 
 It is a hash of the question itself (`Example.key`; prompt and choices where that is empty). Before it is hashed the
-text is normalised: Unicode NFKC, case-folded, every run of white space and punctuation one space. What tells formulas
-apart is kept, each sign as a word of its own: symbols (Unicode's category S, such as + = < ^ $), the signs * / % & # @
+text is normalised: Unicode NFKC, case-folded, every run of white space and punctuation one space. What distinguishes
+formulas is kept, each sign as a separate word: symbols (Unicode's category S, such as + = < ^ $), the signs * / % & # @
 and the backslash, and a dash before a digit. (Without them MMLU's Q(√2, √3) and Q(√2*√3), two questions, would be one.)
 """
 

@@ -28,7 +28,7 @@ class LinesTask(RowsTask):
         train: files with the training rows, UTF-8; with a `hub`, names of its splits, here and in the other parts.
         validation: files with the validation rows.
         test: files with the test rows.
-        id_field: field that names the row; None: rows have no ids.
+        id_field: field that names the row; None if rows have no ids.
     """
 
     train: Sequence[Path]
@@ -137,7 +137,7 @@ class LinesSection(TaskSection):
         return value
 
     def source(self, name: str) -> HubSource | None:
-        """The data set on the Hub, for the task of this name; None: files have the rows."""
+        """The data set on the Hub, for the task of this name; None if files have the rows."""
         return HubSource(f"tasks.{name}.hub", self.hub, self.config, self.revision) if self.hub else None
 
     def options(self, name: str) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class RowsTask(ABC):
         return self._side(place, held_out=True if place.part == "train" else None)
 
     def _side(self, place: Place, held_out: bool | None) -> Iterator[Example | BadRow]:
-        """The rows on one side of the validation split; None: all."""
+        """The rows on one side of the validation split; of both, if None."""
         for draft in self._drafts(place):
             if isinstance(draft, BadRow):
                 yield draft

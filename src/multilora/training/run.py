@@ -207,7 +207,8 @@ def _check_same_data(mixture: EncodedMixture | StreamedMixture, processes: Proce
     if processes.count == 1:
         return
     records = [
-        {name: task[mixture.SAME] for name, task in record.items()} for record in processes.gather(mixture.record())
+        {name: task[mixture.RESUME_KEY] for name, task in record.items()}
+        for record in processes.gather(mixture.record())
     ]
     if differing := [name for name, record in records[0].items() if any(r[name] != record for r in records)]:
         raise InputError(

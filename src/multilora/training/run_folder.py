@@ -130,7 +130,7 @@ class RunFolder:
         if not self.resumes:
             return
         recorded = json.loads(self.data.read_text(encoding="utf-8"))["tasks"]
-        part = mixture.SAME
+        part = mixture.RESUME_KEY
         changed = [name for name, now in mixture.record().items() if recorded[name][part] != now[part]]
         if changed:
             what = "rows" if isinstance(mixture, EncodedMixture) else "files (names, sizes, times)"

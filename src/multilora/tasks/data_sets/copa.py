@@ -20,7 +20,7 @@ from multilora.tasks.rows_task import Drafted
 class COPA(SuperGlueTask):
     """`premise`, `choice1`, `choice2`, `question` cause or effect, `label` 0 or 1.
 
-    The premise goes on with "because" or "therefore", and the choices continue the sentence, after two spaces: so does
+    The premise continues with "because" or "therefore", and the choices continue the sentence, after two spaces: as in
     lm-evaluation-harness, whose scores others publish.
     """
 

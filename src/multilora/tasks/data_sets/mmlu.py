@@ -42,7 +42,7 @@ class MMLU(FolderTask):
     set, that share of the training rows.
 
     MMLU itself repeats questions: 5 dev and 28 val rows equal test rows (33 in all), and one dev row a val row, as
-    `multilora data check` tells. They stay in their splits, so that scores compare with everybody else's. Only from the
+    `multilora data check` reports. They stay in their splits, so that scores compare with published ones. Only from the
     shots of its own question is a dev row left out, or the prompt would hold the answer: that one val row has a shot
     less; the other dev rows are shown to other subjects than those they equal rows of.
 

@@ -23,8 +23,8 @@ class ReCoRD(SuperGlueTask):
     """`passage` with `text` and `entities` (`start`, `end` inclusive), `qas` with `query` and `answers`.
 
     One example per query; a choice is the query with one entity in its gap. Several entities may be right: the first
-    of them, by the alphabet, is the completion. The article's highlights become a list, which the completion goes on
-    with, one space further in: so does lm-evaluation-harness, whose scores others publish.
+    of them, by the alphabet, is the completion. The article's highlights become a list, which the completion
+    continues, one space further in: so does lm-evaluation-harness, whose scores others publish.
     """
 
     on_hub: ClassVar[OnHub] = super_glue("record", "passage query entities answers idx")
