@@ -28,7 +28,7 @@ def test_a_run_from_recipe_to_the_next_command(run: Run, tmp_path: Path) -> None
 
     code, out, err = run("train", recipe)
     assert code == 2
-    assert "--resume goes on with it" in err
+    assert "resume it (--resume" in err
 
     code, out, _ = run("train", recipe, "--set", "training.log_every=2", "--set", "tasks.b.rate=2", "--resume")
     assert code == 0

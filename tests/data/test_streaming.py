@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multilora import InputError
-from multilora.data.encoding import TaskCounts
+from multilora.data.counts import TaskCounts, counts_of_all
 from multilora.data.guard import LeakedRows, WithoutLeaks
 from multilora.data.leakage import EvaluationRows
 from multilora.data.limits import ModelLimits
-from multilora.data.streaming import MixtureStream, StreamedMixture, counts_of_all, turns
+from multilora.data.streaming import MixtureStream, StreamedMixture, turns
 from multilora.recipe.file import load_recipe
 from multilora.training.prepare import open_tasks, streamed_mixture
 from tiny_run import make_recipe

@@ -28,7 +28,7 @@ from multilora.resources.parameters import Parameters
 from multilora.resources.plan import Plan, plan_recipe
 from multilora.training.model import apply_method
 from multilora.training.run import train
-from multilora.training.trainer import MixtureTrainer
+from multilora.training.sft import SftTrainer
 from multilora.tuner.bnb import packed_tensors
 from tiny_run import make_model
 
@@ -85,7 +85,7 @@ def recipe(room: Path, chosen: Mapping[str, Any], **training: Any) -> Path:
 def measured(path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """The peak of live tensor bytes in `train`'s steps, by phase: blocks, loss, step."""
     counters: list[LiveBytes] = []
-    steps = MixtureTrainer.train
+    steps = SftTrainer.train
 
     def counted(trainer: Any, **options: Any) -> Any:
         gc.collect()
@@ -95,7 +95,7 @@ def measured(path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             return steps(trainer, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MixtureTrainer, "train", counted)
+        patch.setattr(SftTrainer, "train", counted)
         for name in ("forward", "backward"):
             function = getattr(ChunkedLogProbFunction, name)
             patch.setattr(ChunkedLogProbFunction, name, staticmethod(phased(function, lambda: counters[-1], "loss")))

@@ -19,7 +19,7 @@ from multilora.recipe.file import load_recipe
 from multilora.training.batches import IGNORED
 from multilora.training.preview import preview_recipe
 from multilora.training.run import train
-from multilora.training.trainer import MixtureTrainer
+from multilora.training.sft import SftTrainer
 from tiny_run import make_recipe
 
 TEMPLATE = (
@@ -76,13 +76,13 @@ def test_the_loss_has_every_answer_with_its_end_and_nothing_else(
 ) -> None:
     path, expected = recipe_of(tmp_path, mixed)
     batches: list[dict[str, Tensor]] = []
-    compute = MixtureTrainer.compute_loss
+    compute = SftTrainer.compute_loss
 
     def remembering(self: Any, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         batches.append({name: tensor.clone() for name, tensor in inputs.items()})
         return compute(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(MixtureTrainer, "compute_loss", remembering)
+    monkeypatch.setattr(SftTrainer, "compute_loss", remembering)
     result = train(load_recipe(path, [f"training.packing={str(packing).lower()}", "training.steps=24"]))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert {text for batch in batches for text in learnt(tokenizer, batch)} == expected

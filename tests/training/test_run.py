@@ -21,7 +21,7 @@ from multilora.terminal import Silent
 from multilora.training.batches import TASK_IDS
 from multilora.training.metrics import read_metrics
 from multilora.training.run import RunResult, train
-from multilora.training.trainer import MixtureTrainer
+from multilora.training.sft import SftTrainer
 from tiny_run import make_model, make_recipe
 
 TIMES = {"seconds", "tokens_per_second"}
@@ -216,14 +216,14 @@ def test_other_methods_resume_exactly_too(once: tuple[Path, RunResult], copied: 
 def first_batch_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -> float:
     """The base model's completion-only loss on the first batch that training sees, computed from the text."""
     seen: list[dict[str, Tensor]] = []
-    compute = MixtureTrainer.compute_loss
+    compute = SftTrainer.compute_loss
 
     def remembering(self: Any, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         assert TASK_IDS in inputs
         seen.append({name: tensor.clone() for name, tensor in inputs.items()})
         return compute(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(MixtureTrainer, "compute_loss", remembering)
+    monkeypatch.setattr(SftTrainer, "compute_loss", remembering)
     run(path, "training.steps=1", "training.output=" + str(path.parent / "one"))
     base = AutoModelForCausalLM.from_pretrained(path.parent / "model")
     inputs = {name: seen[0][name] for name in ("input_ids", "attention_mask", "labels")}
@@ -305,7 +305,7 @@ def test_trackers_get_the_metrics(copied: Path) -> None:
 
 def test_nobody_is_told_that_training_runs() -> None:
     assert hasattr(SFTTrainer, "_send_telemetry")  # if TRL renames it, ours is no override any more
-    assert MixtureTrainer._send_telemetry is not SFTTrainer._send_telemetry
+    assert SftTrainer._send_telemetry is not SFTTrainer._send_telemetry
 
 
 # The output folder ------------------------------------------------------------------------------------------------
@@ -317,7 +317,9 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_is_not_written_over_without_being_asked(once: tuple[Path, RunResult]) -> None:
     before = snapshot(once[1].folder)
-    with pytest.raises(InputError, match="holds a run already; --resume goes on with it, --overwrite replaces it"):
+    with pytest.raises(
+        InputError, match=r"holds a run already; resume it \(--resume, resume=True\), overwrite it \(--overwrite"
+    ):
         run(once[0])
     assert snapshot(once[1].folder) == before
 

@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 
 from multilora import InputError
+from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
-from multilora.training.processes import Processes
+from multilora.training.processes import Processes, is_sharded
 from multilora.training.run import train
-from multilora.training.sharding import is_sharded, shard
+from multilora.training.sharding import shard
 from tiny_run import make_recipe
 
 FULL = ["hardware.sharding=full", "hardware.devices=2"]
+
+
+def is_wanted(recipe: Recipe, processes: Processes) -> bool:
+    return is_sharded(recipe.hardware, recipe.model.quantization is not None, processes)
 
 
 @pytest.mark.parametrize(
@@ -28,14 +33,14 @@ FULL = ["hardware.sharding=full", "hardware.devices=2"]
 )
 def test_what_cannot_be_divided_is_refused(tmp_path: Path, overrides: list[str], processes: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        is_sharded(load_recipe(make_recipe(tmp_path), overrides), Processes(0, processes))
+        is_wanted(load_recipe(make_recipe(tmp_path), overrides), Processes(0, processes))
 
 
 def test_only_where_the_recipe_says_so(tmp_path: Path) -> None:
     path = make_recipe(tmp_path)
-    assert is_sharded(load_recipe(path, FULL), Processes(1, 2))
-    assert not is_sharded(load_recipe(path, ["hardware.devices=2"]), Processes(1, 2))
-    assert not is_sharded(load_recipe(path), Processes())
+    assert is_wanted(load_recipe(path, FULL), Processes(1, 2))
+    assert not is_wanted(load_recipe(path, ["hardware.devices=2"]), Processes(1, 2))
+    assert not is_wanted(load_recipe(path), Processes())
 
 
 def test_one_process_is_told_before_anything_is_read(tmp_path: Path) -> None:

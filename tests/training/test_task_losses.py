@@ -23,8 +23,8 @@ from multilora.recipe.file import load_recipe
 from multilora.training.batches import IGNORED, TASK_IDS, Collator, PackedCollator
 from multilora.training.metrics import read_metrics
 from multilora.training.run import train
+from multilora.training.sft import SftTrainer
 from multilora.training.task_losses import TaskLosses, by_task
-from multilora.training.trainer import MixtureTrainer
 from tiny_run import make_model, make_recipe
 
 Example = dict[str, Any]
@@ -131,13 +131,13 @@ def test_the_first_window_is_the_base_models_loss_by_task(
     tmp_path: Path, packing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, Tensor]] = []
-    compute = MixtureTrainer.compute_loss
+    compute = SftTrainer.compute_loss
 
     def remembering(self: Any, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         seen.append({name: tensor.clone() for name, tensor in inputs.items()})
         return compute(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(MixtureTrainer, "compute_loss", remembering)
+    monkeypatch.setattr(SftTrainer, "compute_loss", remembering)
     options = [f"training.packing={json.dumps(packing)}", "training.steps=1", "training.gradient_accumulation=3"]
     (line,) = run(tmp_path, *options, "training.batch_size=2")
     assert len(seen) == 3

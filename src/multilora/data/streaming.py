@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from multilora.data.counts import TaskCounts, why_nothing_left
 from multilora.data.encoder import PromptCompletionEncoder, Segment
-from multilora.data.encoding import RowRules, TaskCounts, encoded_rows, why_nothing_left
+from multilora.data.encoding import RowRules, encoded_rows
 from multilora.data.limits import ModelLimits
 from multilora.data.mixture import mixture_quotas, permutation
 from multilora.data.packing import packed_rows
@@ -195,18 +196,6 @@ def turns(rates: Sequence[float], seed: int, shard: tuple[int, int] = (0, 1)) ->
     for window, quotas in enumerate(mixture_quotas(rates, _WINDOW)):
         order: NDArray[np.int64] = np.repeat(np.arange(len(rates)), quotas)
         yield from order[permutation(_WINDOW, seed, _TURNS, window, *shard)].tolist()
-
-
-def counts_of_all(parts: Sequence[TaskCounts]) -> TaskCounts:
-    """The counts of a task whose rows several processes read. Rows that only wait to be encoded are not among them."""
-    whole = TaskCounts()
-    for part in parts:
-        for name in ("kept", "skipped", "dropped", "truncated", "tokens", "completion_tokens"):
-            setattr(whole, name, getattr(whole, name) + getattr(part, name))
-        for why, sources in part.skipped_named.items():
-            whole.skipped_named.setdefault(why, []).extend(sources)
-    whole.rows = whole.kept + whole.skipped + whole.dropped
-    return whole
 
 
 def _file_record(file: Path) -> dict[str, Any]:

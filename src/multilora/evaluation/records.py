@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from multilora.data.encoding import TaskCounts
+from multilora.data.counts import TaskCounts
 from multilora.evaluation.long_prompts import LongPrompts
 from multilora.evaluation.results import Score
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from multilora.data.encoding import TaskCounts
+from multilora.data.counts import TaskCounts
 from multilora.errors import InputError
 from multilora.evaluation.results import OF_QUESTIONS, row_id
 from multilora.tasks.example import EvalSplit, Example, Task

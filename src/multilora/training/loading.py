@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
+from multilora.data.counts import TaskCounts, counts_of_all
 from multilora.data.encoded_mixture import EncodedMixture
-from multilora.data.encoding import TaskCounts
 from multilora.data.limits import ModelLimits
-from multilora.data.streaming import StreamedMixture, counts_of_all
-from multilora.recipe import Recipe
+from multilora.data.streaming import StreamedMixture
 from multilora.training.batches import (
     Collator,
     MixtureSampler,
@@ -32,7 +32,7 @@ class Loading(Protocol):
         ...
 
     def epochs(self, steps: int) -> float | None:
-        """How many passes the first `steps` steps are, in examples over all tasks' rows; None: nobody knows."""
+        """How many passes the first `steps` steps are, in examples over all tasks' rows; None if unknown."""
         ...
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -40,29 +40,45 @@ class Loading(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class BatchShape:
+    """The rows of batches.
+
+    Attributes:
+        rows: of a batch of one process.
+        accumulated: batches of each process that make one optimizer step.
+        row_length: tokens of a packed row; None: each example is a row, padded to the longest of its batch.
+    """
+
+    rows: int
+    accumulated: int = 1
+    row_length: int | None = None
+
+
 def loading_of(
-    recipe: Recipe,
     mixture: EncodedMixture | StreamedMixture,
+    shape: BatchShape,
     limits: ModelLimits,
     steps: int,
+    seed: int,
     pad_id: int,
     processes: Processes,
 ) -> Loading:
     """The batches of a mixture.
 
     Args:
-        recipe: the recipe.
-        mixture: its data.
+        mixture: the data.
+        shape: of the batches.
         limits: the model's.
         steps: optimizer steps of the whole run.
+        seed: of the order.
         pad_id: any id that the model has.
         processes: of the run.
     """
-    training = recipe.training
-    collator = PackedCollator(pad_id, training.row_length) if training.packing else Collator(pad_id)
+    collator = Collator(pad_id) if shape.row_length is None else PackedCollator(pad_id, shape.row_length)
     if isinstance(mixture, StreamedMixture):
-        return _Streamed(recipe, mixture, limits, collator, processes)
-    return _Encoded(recipe, mixture, steps, collator, processes)
+        return _Streamed(mixture, shape, limits, collator, processes)
+    return _Encoded(mixture, shape, steps, seed, collator, processes)
 
 
 class _Encoded:
@@ -70,25 +86,25 @@ class _Encoded:
 
     def __init__(
         self,
-        recipe: Recipe,
         mixture: EncodedMixture,
+        shape: BatchShape,
         steps: int,
+        seed: int,
         collator: Collator | PackedCollator,
         processes: Processes,
     ) -> None:
-        training = recipe.training
         self._mixture, self._collator = mixture, collator
-        self._rows_per_step = training.batch_size * training.gradient_accumulation * processes.count
-        order = (mixture.sizes, mixture.rates, training.seed)
+        self._rows_per_step = shape.rows * shape.accumulated * processes.count
+        order = (mixture.sizes, mixture.rates, seed)
         length = steps * self._rows_per_step
         dataset = as_dataset(mixture.tasks)
-        if training.packing:
+        if shape.row_length is not None:
             self._dataset = PackedRows(dataset)
-            self._sampler = PackedSampler(*order, mixture.lengths, training.row_length, length)
+            self._sampler = PackedSampler(*order, mixture.lengths, shape.row_length, length)
         else:
             self._dataset = dataset
             self._sampler = MixtureSampler(*order, length)
-        self._batches = ProcessBatches(self._sampler, training.batch_size, processes.index, processes.count)
+        self._batches = ProcessBatches(self._sampler, shape.rows, processes.index, processes.count)
 
     def loader(self) -> DataLoader[Any]:
         dataset: Any = self._dataset
@@ -106,23 +122,23 @@ class _Streamed:
 
     def __init__(
         self,
-        recipe: Recipe,
         mixture: StreamedMixture,
+        shape: BatchShape,
         limits: ModelLimits,
         collator: Collator | PackedCollator,
         processes: Processes,
     ) -> None:
-        self._training, self._mixture, self._limits = recipe.training, mixture, limits
+        self._mixture, self._shape, self._limits = mixture, shape, limits
         self._collator, self._processes = collator, processes
 
     def loader(self) -> DataLoader[Any]:
         self._stream = self._mixture.stream(self._limits)
-        training = self._training
+        length = self._shape.row_length
 
         def begin() -> Any:
-            return self._stream.packed_rows(training.row_length) if training.packing else self._stream.rows()
+            return self._stream.rows() if length is None else self._stream.packed_rows(length)
 
-        return DataLoader(StreamRows(begin), batch_size=training.batch_size, collate_fn=self._collator)
+        return DataLoader(StreamRows(begin), batch_size=self._shape.rows, collate_fn=self._collator)
 
     def epochs(self, steps: int) -> float | None:
         return None

@@ -14,6 +14,8 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import Recipe
 from multilora.tasks.example import Task
+from multilora.training.loading import BatchShape
+from multilora.training.processes import Processes
 
 Mixture = EncodedMixture | StreamedMixture
 
@@ -41,6 +43,13 @@ def row_rules(recipe: Recipe) -> RowRules:
     training = recipe.training
     on_bad_row: dict[str, OnBadRow] = {name: section.on_bad_row for name, section in recipe.tasks.items()}
     return RowRules(training.max_length, training.on_long_example, on_bad_row)
+
+
+def batch_shape(recipe: Recipe) -> BatchShape:
+    """The rows of the recipe's batches."""
+    training = recipe.training
+    row_length = training.row_length if training.packing else None
+    return BatchShape(training.batch_size, training.gradient_accumulation, row_length)
 
 
 def encode_mixture(recipe: Recipe, tasks: Sequence[Task], encoder: PromptCompletionEncoder) -> EncodedMixture:
@@ -154,5 +163,24 @@ def steps_of(recipe: Recipe, mixture: Mixture, processes: int = 1) -> int:
         return training.steps
     assert training.epochs is not None
     assert isinstance(mixture, EncodedMixture)  # a recipe that streams has steps
-    rows = mixture.batch_rows(training.epochs, training.seed, training.row_length if training.packing else None)
-    return math.ceil(rows / (training.batch_size * training.gradient_accumulation * processes))
+    shape = batch_shape(recipe)
+    rows = mixture.batch_rows(training.epochs, training.seed, shape.row_length)
+    return math.ceil(rows / (shape.rows * shape.accumulated * processes))
+
+
+def check_same_data(mixture: Mixture, processes: Processes) -> None:
+    """All processes call this.
+
+    Raises:
+        InputError: they do not all read the same data.
+    """
+    if processes.count == 1:
+        return
+    records = [
+        {name: task[mixture.RESUME_KEY] for name, task in record.items()}
+        for record in processes.gather(mixture.record())
+    ]
+    if differing := [name for name, record in records[0].items() if any(r[name] != record for r in records)]:
+        raise InputError(
+            f"the rows of {', '.join(differing)} are not the same in all processes; give all machines the same files"
+        )

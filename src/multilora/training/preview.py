@@ -191,7 +191,9 @@ def _preview(
         on_long_example=training.on_long_example,
         tasks=previews,
         notes=guard.notes + [note for task in mixture.tasks for note in _notes(recipe, guard, task)],
-        warnings=[_lossy(name, task.round_trip) for name, task in previews.items() if _is_lossy(task.round_trip)],
+        warnings=[
+            _lossy(name, task.round_trip) for name, task in previews.items() if task.round_trip.share > _LOSSY_SHARE
+        ],
     )
 
 
@@ -238,10 +240,6 @@ def _sample(task: EncodedTask, row: int, tokenizer: Any) -> list[SamplePart]:
         parts.append(SamplePart(part, bool(mask[start])))
         start, before = cut, text
     return parts
-
-
-def _is_lossy(trip: RoundTrip) -> bool:
-    return trip.share > _LOSSY_SHARE
 
 
 def _lossy(name: str, trip: RoundTrip) -> str:

@@ -16,10 +16,12 @@ from torch import Tensor
 from torch import distributed as dist
 
 from multilora.errors import InputError
+from multilora.recipe import HardwareSection
 from multilora.storage.folders import written_aside
 
 T = TypeVar("T")
 
+_OTHER_ENGINES = ("DEEPSPEED", "FSDP", "MEGATRON_LM")  # which `accelerate launch` announces
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # The others wait this long for one that reads or evaluates. A process that ended is noticed at once.
 _PATIENCE = timedelta(hours=6)
@@ -138,6 +140,46 @@ class Processes:
             with self.together():
                 yield aside
             self.by_main(stack.close)  # nobody goes on before the folder is in its place
+
+
+def is_sharded(hardware: HardwareSection, quantized: bool, processes: Processes) -> bool:
+    """Whether the model is to be divided among the processes.
+
+    Args:
+        hardware: how many devices there are, and whether they share the model.
+        quantized: the base model is.
+        processes: of the run.
+
+    Raises:
+        InputError: it does, and the processes are not as many as it has devices, or the base model is quantised; they
+            were started for an engine that is not used here.
+    """
+    for engine in _OTHER_ENGINES:
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true":
+            raise InputError(
+                f"ACCELERATE_USE_{engine}=true: `multilora train` does not run on accelerate's {engine}. Start it with "
+                "torchrun, and set hardware.sharding: full to divide the model among the processes; "
+                f"docs/distributed.md tells how to use {engine} in a script of your own"
+            )
+    if hardware.sharding == "none":
+        return False
+    if quantized:
+        raise InputError(
+            "model.quantization and hardware.sharding: full exclude each other in training: packed weights cannot be "
+            "divided by rows. Set hardware.sharding to none, or leave out model.quantization"
+        )
+    if processes.count != hardware.devices:
+        raise InputError(
+            f"hardware.sharding: full divides the model among hardware.devices: {hardware.devices}, one process each, "
+            f"and there {'is one process' if processes.count == 1 else f'are {processes.count} processes'}; start "
+            f"torchrun --nproc_per_node {hardware.devices} -m multilora_cli.main train RECIPE, or "
+            + (
+                "--set hardware.sharding=none"
+                if processes.count == 1
+                else f"--set hardware.devices={processes.count} (`multilora plan` says what each then takes)"
+            )
+        )
+    return True
 
 
 def _disconnect() -> None:

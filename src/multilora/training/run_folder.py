@@ -86,7 +86,9 @@ class RunFolder:
         path = recipe.training.output
         field = f"training.output: {str(path)!r}"
         if resume and overwrite:
-            raise InputError("--resume and --overwrite exclude each other: give the one that is meant")
+            raise InputError(
+                "--resume and --overwrite (resume=True, overwrite=True) exclude each other: give the one that is meant"
+            )
         restore_replaced(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"{field} is a file; choose a folder")
@@ -102,8 +104,8 @@ class RunFolder:
             return folder
         if not resume:
             raise InputError(
-                f"{field} holds a run already; --resume goes on with it, --overwrite replaces it, and another "
-                "training.output leaves it alone"
+                f"{field} holds a run already; resume it (--resume, resume=True), overwrite it (--overwrite, "
+                "overwrite=True), or choose another training.output to leave it alone"
             )
         recorded, given = _recorded(folder.recipe), recipe.determining()
         finished = folder.results.is_file()
@@ -211,7 +213,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     except (ValidationError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             f"{str(path)!r} is no recipe that this version of multilora can read, so the run cannot be resumed; "
-            f"choose another training.output, or --overwrite: {error}"
+            f"choose another training.output, or overwrite it (--overwrite, overwrite=True): {error}"
         ) from error
 
 
@@ -221,7 +223,8 @@ def _began_on(path: Path) -> int:
         return int(json.loads(path.read_text(encoding="utf-8"))["processes"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{str(path)!r} is damaged, so the run cannot be resumed; choose another training.output, or --overwrite"
+            f"{str(path)!r} is damaged, so the run cannot be resumed; choose another training.output, or overwrite it "
+            "(--overwrite, overwrite=True)"
         ) from error
 
 

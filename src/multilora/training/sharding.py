@@ -11,7 +11,6 @@ undivided run writes, so that a run may be resumed on any number of processes, d
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -26,47 +25,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from multilora.errors import InputError
-from multilora.recipe import Recipe
 from multilora.training.processes import Processes
-
-_OTHER_ENGINES = ("DEEPSPEED", "FSDP", "MEGATRON_LM")  # which `accelerate launch` announces
-
-
-def is_sharded(recipe: Recipe, processes: Processes) -> bool:
-    """Whether the recipe wants its model divided.
-
-    Raises:
-        InputError: it does, and the processes are not as many as it has devices, or the base model is quantised; they
-            were started for an engine that is not used here.
-    """
-    for engine in _OTHER_ENGINES:
-        if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true":
-            raise InputError(
-                f"ACCELERATE_USE_{engine}=true: `multilora train` does not run on accelerate's {engine}. Start it with "
-                "torchrun, and set hardware.sharding: full to divide the model among the processes; "
-                f"docs/distributed.md tells how to use {engine} in a script of your own"
-            )
-    hardware = recipe.hardware
-    if hardware.sharding == "none":
-        return False
-    if recipe.model.quantization is not None:
-        raise InputError(
-            "model.quantization and hardware.sharding: full exclude each other in training: packed weights cannot be "
-            "divided by rows. Set hardware.sharding to none, or leave out model.quantization"
-        )
-    if processes.count != hardware.devices:
-        raise InputError(
-            f"hardware.sharding: full divides the model among hardware.devices: {hardware.devices}, one process each, "
-            f"and there {'is one process' if processes.count == 1 else f'are {processes.count} processes'}; start "
-            f"torchrun --nproc_per_node {hardware.devices} -m multilora_cli.main train RECIPE, or "
-            + (
-                "--set hardware.sharding=none"
-                if processes.count == 1
-                else f"--set hardware.devices={processes.count} (`multilora plan` says what each then takes)"
-            )
-        )
-    return True
-
 
 # Dividing ----------------------------------------------------------------------------------------------------------
 

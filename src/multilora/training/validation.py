@@ -1,7 +1,4 @@
-"""Validation while training: each task's loss and scores on its validation rows, and the loss on general text.
-
-It only looks: the model, its mode and the random numbers are afterwards as before.
-"""
+"""Validation while training: losses and scores on validation rows; model, mode and random numbers stay as they are."""
 
 from __future__ import annotations
 
@@ -16,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multilora.data.counts import TaskCounts
 from multilora.data.encoder import PromptCompletionEncoder
-from multilora.data.encoding import EncodedTask, RowRules, TaskCounts, encode_tasks
+from multilora.data.encoding import EncodedTask, RowRules, encode_tasks
 from multilora.data.general_text import read_texts
+from multilora.data.round_trip import spread
 from multilora.errors import InputError, nearest
 from multilora.evaluation.harness import evaluate_tasks
 from multilora.recipe import ValidationSection
@@ -71,8 +70,8 @@ class Validation:
     ) -> None:
         self.section, self._tokenizer, self._rules, self._batch_size = section, tokenizer, rules, batch_size
         self._tasks = [task for task in tasks if _has_validation(task, note)]
-        spread = [_Spread(task, section.limit) for task in self._tasks]
-        self._encoded = encode_tasks(spread, encoder, rules, split="validation")
+        chosen = [_Spread(task, section.limit) for task in self._tasks]
+        self._encoded = encode_tasks(chosen, encoder, rules, split="validation")
         self._general = self._general_text(encoder) if self.section.general_text else None
         if not self._encoded and self._general is None:
             raise InputError(
@@ -216,9 +215,8 @@ class _Spread(TaskWrapper):
         return iter(_spread(list(self.task.eval_rows(split)), self.limit))
 
 
-def _spread(items: Sequence[Any], limit: int | None) -> list[Any]:
-    count = len(items) if limit is None else min(limit, len(items))
-    return [items[number * len(items) // count] for number in range(count)]
+def _spread(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
+    return items if limit is None else [items[number] for number in spread(len(items), limit)]
 
 
 def _has_validation(task: Task, note: Callable[[str], None]) -> bool:
