@@ -38,7 +38,7 @@ import json, time
 import torch
 torch.set_num_threads(int(sys.argv[4]))
 from multilora.merging.merge import merge_adapters
-from multilora.merging.report import MergeOptions
+from multilora.merging.options import MergeOptions
 imported = peak()
 began, used = time.perf_counter(), time.process_time()
 report = merge_adapters(sys.argv[1], [sys.argv[2]], sys.argv[3], MergeOptions(report=sys.argv[5] == "True"))

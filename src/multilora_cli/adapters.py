@@ -101,7 +101,7 @@ def merge(
 ) -> None:
     """Add adapters to a base model's weights, file by file. Goes on where it was interrupted."""
     from multilora.merging.merge_and_verify import merge as merge_models
-    from multilora.merging.report import MergeOptions
+    from multilora.merging.options import MergeOptions
     from multilora_cli.progress import merge_bar
     from multilora_cli.show_merge import show_merge
 

@@ -17,10 +17,12 @@ import children
 from adapter_files import lora_config
 from console import Run
 from merging.merging_cases import assert_no_model, contents, multilora, save_adapter_of, save_llama, tensors
-from multilora.adapter.file import open_adapter
+from multilora.adapter.config import AdapterConfig
+from multilora.adapter.file import AdapterFile, open_adapter
 from multilora.errors import InputError
 from multilora.merging.merge import merge_adapters
-from multilora.merging.report import MergeOptions
+from multilora.merging.options import MergeOptions
+from multilora.merging.verify import verify
 from multilora.storage.folders import aside_of
 from multilora.storage.rounding import TensorRounding
 from multilora_cli import main
@@ -93,12 +95,30 @@ def test_verify_of_several_with_weights(run: Run, base: Path, lora: Path, tmp_pa
     assert "verified" in printed
 
 
+def test_each_adapter_is_opened_once(
+    run: Run, base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    real = AdapterFile.__init__
+
+    def count(self: AdapterFile, folder: Path, adapter_config: AdapterConfig) -> None:
+        opened.append(folder)
+        real(self, folder, adapter_config)
+
+    monkeypatch.setattr(AdapterFile, "__init__", count)
+    assert run("merge", base, adapter, tmp_path / "out", "--verify")[0] == 0
+    assert opened == [adapter]
+
+
 def test_a_wrong_result_does_not_verify(
     run: Run, base: Path, adapter: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adapted by another adapter than the one that was merged."""
     other = open_adapter(lora)
-    monkeypatch.setattr("multilora.merging.merge_and_verify.open_adapter", lambda _: other)
+    monkeypatch.setattr(
+        "multilora.merging.merge_and_verify.verify",
+        lambda base, _, merged, exact: verify(base, [(other, 1.0)], merged, exact=exact),
+    )
     code, printed, _ = run("merge", base, adapter, tmp_path / "out", "--verify")
     assert code == 1
     assert "not the same: logits differ" in printed

@@ -33,7 +33,7 @@ from multilora.errors import InputError
 from multilora.merging import files as files_module
 from multilora.merging import merge as merge_module
 from multilora.merging.merge import merge_adapters
-from multilora.merging.report import MergeOptions
+from multilora.merging.options import MergeOptions
 from multilora.storage.folders import aside_of
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -320,7 +320,12 @@ def test_only_a_merged_model_is_overwritten(place: Path) -> None:
 
 def test_what_does_not_fit_into_the_dtype(place: Path) -> None:
     change_tensors(place / "lora", lambda t: [v.mul_(1e4) for v in t.values()])
-    refused(place, r"does not fit into float16: .* Merge with --dtype bfloat16", adapters=("lora",), dtype="float16")
+    refused(
+        place,
+        r"does not fit into float16: .* Merge with dtype \(--dtype\) bfloat16",
+        adapters=("lora",),
+        dtype="float16",
+    )
     report = merge_adapters(place / "base", [place / "lora"], place / "out", MergeOptions(dtype="bfloat16"))
     assert report.adapted
 

@@ -21,7 +21,7 @@ from multilora.errors import InputError
 from multilora.merging import merge as merge_module
 from multilora.merging.files import OutputFile
 from multilora.merging.merge import merge_adapters
-from multilora.merging.report import MergeOptions
+from multilora.merging.options import MergeOptions
 from multilora.storage.folders import aside_of
 
 # A moment that a kill from outside would hardly hit, and whether the output folder is there after it.

@@ -26,7 +26,7 @@ from merging.merging_cases import (
 from multilora.merging import blocks
 from multilora.merging.files import InputFile
 from multilora.merging.merge import merge_adapters
-from multilora.merging.report import MergeOptions
+from multilora.merging.options import MergeOptions
 from tiny_run import byte_level_tokenizer
 
 Make = Callable[..., PreTrainedModel]

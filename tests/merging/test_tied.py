@@ -23,7 +23,7 @@ from merging.merging_cases import (
 )
 from multilora.errors import InputError
 from multilora.merging.merge import merge_adapters
-from multilora.merging.report import MergeOptions
+from multilora.merging.options import MergeOptions
 
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 UNTIE = MergeOptions(untie=True)

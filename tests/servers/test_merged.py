@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from adapter_files import assert_same_logits, load, logits, save_adapter, tokens
 from multilora import MultiLoraConfig
 from multilora.merging.merge import merge_adapters
-from multilora.merging.report import MergeOptions
+from multilora.merging.options import MergeOptions
 from tiny_run import make_model
 
 SIZES = {"F32": 4, "BF16": 2, "F16": 2}

@@ -38,7 +38,7 @@ class AdapterConfig:
 
     Attributes:
         method: "multilora" or "lora" (plain PEFT LoRA).
-        config: the settings. A plain LoRA is told as the MultiLoRA that it is: num_loras=1, scaling="none".
+        config: the settings. A plain LoRA reads as the MultiLoRA that it is: num_loras=1, scaling="none".
         use_rslora: a plain LoRA's constant is lora_alpha / sqrt(r) instead of lora_alpha / r.
         raw: the file as it is.
     """
@@ -149,7 +149,7 @@ def _refuse_variants(file: Path, raw: Mapping[str, Any]) -> None:
             raise InputError(f"{file}: {name}={raw[name]!r} {reason}; only plain LoRA pairs can be read")
     for field in dataclasses.fields(LoraConfig):
         if field.metadata.get("is_lora_variant") and raw.get(field.name):
-            variant = _LORA_VARIANTS.get(field.name, "a LoRA variant of its own")
+            variant = _LORA_VARIANTS.get(field.name, "a LoRA variant")
             raise InputError(
                 f"{file}: {field.name} is set: {variant}, whose ΔW is not lora_alpha / r · B A alone. Only plain LoRA "
                 "pairs can be read; merge the adapter into its base model with PEFT instead"

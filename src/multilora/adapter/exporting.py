@@ -46,7 +46,7 @@ class ExportReport:
 
     Attributes:
         out_dir: the folder of the exported adapter.
-        base_model: the base model's name or path as the adapter tells it.
+        base_model: the base model's name or path that the adapter gives.
         rank: the one rank of all layers, padding included.
         truncated_to: the rank asked for; None: the export is exact.
         dtype: of the stored tensors.

@@ -142,7 +142,9 @@ class AdapterFile:
         if strange := [f"{kind} {code}" for kind, code in codes.items() if code not in _DTYPES]:
             return f"dtype {', '.join(strange)}; adapters are stored in {', '.join(_DTYPES)}"
         r, n = self.adapter_config.rank_of(name), config.num_loras
-        told = f"r={r}" if self.adapter_config.method == "lora" else f"num_loras={n}, r={r}, scaling={config.scaling!r}"
+        by_config = (
+            f"r={r}" if self.adapter_config.method == "lora" else f"num_loras={n}, r={r}, scaling={config.scaling!r}"
+        )
         A, B = shapes["lora_A"], shapes["lora_B"]
         wanted = {"vector": (n, *B[:1]), "scalar": (n,), "none": None}[config.scaling]
         if (
@@ -151,7 +153,7 @@ class AdapterFile:
         ):
             rows = f"{n * r}" if self.adapter_config.method == "lora" else f"{n}·{r} = {n * r}"
             return (
-                f"{', '.join(f'{kind} {shape}' for kind, shape in shapes.items())}; with {told} lora_A must be "
+                f"{', '.join(f'{kind} {shape}' for kind, shape in shapes.items())}; with {by_config} lora_A must be "
                 f"({rows}, d_in), lora_B (d_out, {n * r})"
                 + {"vector": f", scaling ({n}, d_out)", "scalar": f", scaling ({n},)", "none": ""}[config.scaling]
             )

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from multilora.base.quantization import bitsandbytes_config, refuse_twice, require_bitsandbytes
+from multilora.base.quantization import bitsandbytes_config, refuse_requantising, require_bitsandbytes
 from multilora.base.structure import model_folder
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, LoraMethod, ModelSection, MultiLoraMethod, QuantizationSection
@@ -61,7 +61,7 @@ class ModelSource:
         config = self._load("configuration", AutoConfig)
         if self.quantization is not None:
             require_bitsandbytes()
-            refuse_twice(self.quantization, config)
+            refuse_requantising(self.quantization, config)
 
     def model(self, dtype: torch.dtype, empty: bool = False) -> Any:
         """The model with weights in `dtype`, but for those that are quantised.

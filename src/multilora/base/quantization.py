@@ -37,7 +37,7 @@ def require_bitsandbytes() -> None:
         )
 
 
-def refuse_twice(section: QuantizationSection | None, config: Any) -> None:
+def refuse_requantising(section: QuantizationSection | None, config: Any) -> None:
     """A model whose weights are stored quantised is not quantised again.
 
     Args:
@@ -89,19 +89,19 @@ def stored_quantization(structure: nn.Module) -> QuantizationSection | None:
     found: Any = getattr(structure.config, "quantization_config", None)
     if found is None:
         return None
-    told: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
-    if told.get("quant_method") != "bitsandbytes" or not (told.get("load_in_4bit") or told.get("load_in_8bit")):
+    stored: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
+    if stored.get("quant_method") != "bitsandbytes" or not (stored.get("load_in_4bit") or stored.get("load_in_8bit")):
         raise InputError(
-            f"the model's weights are quantised by {told.get('quant_method')!r}, whose size is not known here; name "
+            f"the model's weights are quantised by {stored.get('quant_method')!r}, whose size is not known here; name "
             "the model that it was quantised from, with model.quantization"
         )
     linear = linear_names(structure)
-    skipped = [pattern for pattern in told.get("llm_int8_skip_modules") or () if _matches(pattern, linear)]
+    skipped = [pattern for pattern in stored.get("llm_int8_skip_modules") or () if _matches(pattern, linear)]
     of_four_bits = {
-        "type": told.get("bnb_4bit_quant_type", "fp4"),
-        "double_quant": bool(told.get("bnb_4bit_use_double_quant")),
+        "type": stored.get("bnb_4bit_quant_type", "fp4"),
+        "double_quant": bool(stored.get("bnb_4bit_use_double_quant")),
     }
-    values = {"bits": 8} if told.get("load_in_8bit") else {"bits": 4, **of_four_bits}
+    values = {"bits": 8} if stored.get("load_in_8bit") else {"bits": 4, **of_four_bits}
     return QuantizationSection.model_validate({**values, "skip_modules": skipped})
 
 
@@ -191,8 +191,8 @@ def requantization_errors(model: nn.Module, adapter_names: Sequence[str] | None 
             continue
         if layer.merged:
             raise InputError(
-                f"the error of merging can be told before merging, and {layer.merged_adapters} are merged; call "
-                "unmerge_adapter() first"
+                f"the error of merging can be measured before merging only, and {layer.merged_adapters} are merged; "
+                "call unmerge_adapter() first"
             )
         wanted = check_adapters_to_merge(layer, None if adapter_names is None else list(adapter_names))
         adapters = [adapter for adapter in wanted if adapter in layer.multilora_A]

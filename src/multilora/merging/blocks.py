@@ -124,7 +124,7 @@ def merge_shard(
         shard: what is to be in it.
         path: the file; replaced if it exists. After an error it is of no use.
         workers: merge the blocks.
-        advance: is told of bytes that were written.
+        advance: called with the number of bytes written.
 
     Returns:
         The error of rounding of the tensors that may have been rounded; empty where the workers measure none.
@@ -132,7 +132,7 @@ def merge_shard(
     Raises:
         InputError: something cannot be read or written, or does not fit into the dtype.
     """
-    found = {tensor.name: RoundingError() for tensor in shard.tensors if workers.report and tensor.loses}
+    found = {tensor.name: RoundingError() for tensor in shard.tensors if workers.report and tensor.rounds}
 
     def taken(tensor: PlannedTensor) -> Callable[[_Done], None]:
         def take(done: _Done) -> None:
@@ -210,7 +210,7 @@ class _Block:
     factors: Factors | None
 
     def run(self, buffers: threading.local, report: bool) -> _Done:
-        """Read, merge and write. Called by one of several threads, each with buffers of its own."""
+        """Read, merge and write. Called by one of several threads, each with its own buffers."""
         began = time.perf_counter()
         tensor, count = self.tensor, (self.end - self.begin) * self.width
         if tensor.is_copied:
@@ -233,7 +233,7 @@ class _Block:
         self.target.write(_bytes_of(merged), self.place + self.begin * self.width * tensor.dtype.itemsize)
         size = count * tensor.dtype.itemsize
         middle = time.perf_counter()
-        if not (report and tensor.loses):
+        if not (report and tensor.rounds):
             return _Done(size, None, middle - began, 0.0)
         rounding = RoundingError()
         scratch = _buffer(buffers, "difference", self.dtype, count).view(shape)
@@ -253,7 +253,7 @@ class _Block:
             )
         return (
             f"{self.tensor.name!r} does not fit into {dtype_name(self.tensor.dtype)}: its largest number is "
-            f"{float(exact.abs().max()):.3g} after merging. Merge with --dtype bfloat16 or float32"
+            f"{float(exact.abs().max()):.3g} after merging. Merge with dtype (--dtype) bfloat16 or float32"
         )
 
 

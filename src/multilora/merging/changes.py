@@ -141,8 +141,8 @@ def _replace(
 ) -> None:
     if whole and weight != 1.0:
         raise InputError(
-            f"{adapter.folder}: has whole tensors ({_some(whole)}: modules_to_save or biases), which take the place of "
-            f"the base model's and cannot be weighted with {weight:g}; give this adapter the weight 1"
+            f"{adapter.folder}: has whole tensors ({_names_of(whole)}: modules_to_save or biases), which take the "
+            f"place of the base model's and cannot be weighted with {weight:g}; give this adapter the weight 1"
         )
     known = {**tensors, **changes.more}
     for name, stored in whole.items():
@@ -198,8 +198,8 @@ def _resolve_tie(
         one = ", ".join(sorted(touched & set(tie)))
         raise InputError(
             f"the base model {str(base.folder)!r} ties {target!r} to {source!r} (tie_word_embeddings): they are one "
-            f"tensor, and adapters change {one}. Untie them (--untie), which writes both, or leave the output layer "
-            "out of the adapter's target_modules"
+            f"tensor, and adapters change {one}. Untie them (--untie, untie=True), which writes both, or leave the "
+            "output layer out of the adapter's target_modules"
         )
     changes.untied = True
     there = next((place for place in places.values() if place is not None), None)
@@ -215,6 +215,6 @@ def _keeps_tie(adapter: AdapterFile, whole: Mapping[str, StoredTensor], tie: tup
     return bool(adapter.adapter_config.raw.get("ensure_weight_tying")) and not pairs
 
 
-def _some(names: Mapping[str, Any]) -> str:
+def _names_of(names: Mapping[str, Any]) -> str:
     first = next(iter(names))
     return f"{first}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"

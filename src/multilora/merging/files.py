@@ -82,7 +82,7 @@ class OutputFile:
         self._unflushed = 0
         self._flusher = ThreadPoolExecutor(1)
         self._flushing: Future[None] | None = None
-        with told(path):
+        with os_errors_as_input_errors(path):
             self._file = path.open("wb", buffering=0)
             try:
                 _claim(self._file.fileno(), size)
@@ -97,9 +97,9 @@ class OutputFile:
         try:
             self._flusher.shutdown(wait=True)
             if kind is None:
-                with told(self._path):
+                with os_errors_as_input_errors(self._path):
                     if self._flushing is not None:
-                        self._flushing.result()  # the system tells an error of the disk once, to whoever asks first
+                        self._flushing.result()  # the system reports an error of the disk once, to the first that asks
                     os.fsync(self._file.fileno())
         finally:
             self._file.close()
@@ -112,7 +112,7 @@ class OutputFile:
         """
         view = memoryview(content)
         done = 0
-        with told(self._path):
+        with os_errors_as_input_errors(self._path):
             while done < len(view):
                 done += self._write(view[done:], offset + done)
             with self._lock:
@@ -132,8 +132,8 @@ class OutputFile:
 
 
 @contextmanager
-def told(path: Path) -> Generator[None]:
-    """One clear error for what goes wrong while `path` is written.
+def os_errors_as_input_errors(path: Path) -> Generator[None]:
+    """Turn what goes wrong while `path` is written into one clear error.
 
     Raises:
         InputError: instead of OSError.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from multilora.errors import InputError
-from multilora.merging.files import told
+from multilora.merging.files import os_errors_as_input_errors
 from multilora.storage.folders import aside_of, replace_folder, replaced_name, sync, write_text
 from multilora.storage.rounding import TensorRounding
 
@@ -47,7 +47,7 @@ class MergeFolder:
 
     def __enter__(self) -> MergeFolder:
         try:
-            with told(self.path):
+            with os_errors_as_input_errors(self.path):
                 self.path.mkdir(exist_ok=True)
                 self._lock = _locked(self.path)
                 self._take_over()
@@ -79,7 +79,7 @@ class MergeFolder:
 
     def finish(self, name: str, rounding: Sequence[TensorRounding]) -> None:
         """A shard is complete, and on the disk under its part's name."""
-        with told(self.path):
+        with os_errors_as_input_errors(self.path):
             self.part(name).replace(self.path / name)
             sync(self.path)
             self._shards[name] = [asdict(entry) for entry in rounding]
@@ -88,7 +88,7 @@ class MergeFolder:
 
     def publish(self, report: Mapping[str, Any]) -> None:
         """Write the report, and put the folder in its place; an earlier one is replaced."""
-        with told(self._place):
+        with os_errors_as_input_errors(self._place):
             for path in self.path.rglob("*"):
                 sync(path)
             write_text(self.path / REPORT_FILE, json.dumps(report, indent=1) + "\n")

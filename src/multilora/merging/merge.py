@@ -12,10 +12,11 @@ from typing import Any
 from multilora.base.weights import INDEX_FILE
 from multilora.errors import InputError
 from multilora.merging.blocks import block_workers, merge_shard
-from multilora.merging.files import told
+from multilora.merging.files import os_errors_as_input_errors
 from multilora.merging.folder import MergeFolder, complete_report, files_of_report
+from multilora.merging.options import MergeOptions
 from multilora.merging.plan import FORMAT, MergePlan, check_unchanged, plan_merge
-from multilora.merging.report import MergeOptions, MergeReport
+from multilora.merging.report import MergeReport
 from multilora.merging.side_files import copy_side_files, write_index
 from multilora.storage.folders import check_output, output_place, restore_replaced
 from multilora.storage.rounding import TensorRounding
@@ -43,17 +44,34 @@ def merge_adapters(
         adapters: folders of adapters, of MultiLoRA and of plain PEFT LoRA.
         out_dir: the folder to create.
         options: how they are merged.
-        progress: is told how it goes.
+        progress: receives the progress events.
 
     Raises:
         InputError: an input is missing, broken or does not belong to the others; `out_dir` is an input, inside of one,
             or not empty; it cannot be written, or the disk is full. Inputs stay as they are, and so does `out_dir`.
     """
-    options, progress = options or MergeOptions(), progress or Silent()
-    base, out_dir = Path(base), Path(out_dir)
+    options = options or MergeOptions()
+    return merge_planned(prepare_merge(base, adapters, out_dir, options), out_dir, options, progress)
+
+
+def prepare_merge(
+    base: str | Path, adapters: Sequence[str | Path], out_dir: str | Path, options: MergeOptions
+) -> MergePlan:
+    """The plan of `merge_adapters`, with its arguments; all inputs are opened and checked, and nothing is written.
+
+    Raises:
+        InputError: as `merge_adapters`, as far as the inputs are concerned.
+    """
     folders = [Path(adapter) for adapter in adapters]
-    _check_apart(out_dir, [base, *folders])
-    plan = plan_merge(base, folders, options)
+    _check_apart(Path(out_dir), [Path(base), *folders])
+    return plan_merge(Path(base), folders, options)
+
+
+def merge_planned(
+    plan: MergePlan, out_dir: str | Path, options: MergeOptions, progress: Progress | None = None
+) -> MergeReport:
+    """Write what was planned, with the options that it was planned with. Errors as of `merge_adapters`."""
+    out_dir, progress = Path(out_dir), progress or Silent()
     restore_replaced(out_dir.resolve())
     if not options.overwrite and (found := complete_report(out_dir.resolve(), plan.inputs)) is not None:
         return _report(plan, out_dir, options, _rounding_of(found), 0, 0.0, 0.0, complete_before=True)
@@ -85,7 +103,7 @@ def merge_adapters(
         finally:
             progress.stop()
         check_unchanged(plan)
-        with told(folder.path):
+        with os_errors_as_input_errors(folder.path):
             _write_side_files(plan, folder.path)
         check_output(out_dir, options.overwrite, replaceable)  # others may have written meanwhile
         folder.publish(_record(plan, options, rounding, folder.path))

@@ -15,8 +15,8 @@ from multilora.runs.recipe import trained_bits
 
 
 def _base_name(adapter: AdapterFile) -> str | None:
-    """The last part of the base model's name as the adapter tells it: it may lie elsewhere on every machine."""
-    named = _named(adapter)
+    """The last part of the base model's name that the adapter gives: it may lie elsewhere on every machine."""
+    named = _base_model_of(adapter)
     return str(named).rstrip("/").rpartition("/")[2] or None if named else None
 
 
@@ -31,7 +31,7 @@ def check_base_names(adapters: Sequence[AdapterFile], ignore: bool) -> None:
         raise InputError(
             f"the adapters were trained from different base models ({', '.join(sorted(names.values()))}, as their "
             f"{CONFIG_FILE} tells), and mean nothing on each other's. If these are one model under different names, "
-            "say so: --ignore-base-names"
+            "say so: --ignore-base-names (ignore_base_names=True)"
         )
 
 
@@ -47,11 +47,11 @@ def notes_of(base: ModelWeights, adapters: Sequence[tuple[AdapterFile, float]], 
             f"the adapter was trained from {', '.join(map(repr, sorted(names)))}, and is merged into "
             f"{base.folder.name!r}; they should be the same model"
         )
-    told = {str(named) for adapter, _ in adapters if (named := _named(adapter))}
-    if len(told) > 1 and len({name.lower() for name in names}) == 1:
+    as_named = {str(named) for adapter, _ in adapters if (named := _base_model_of(adapter))}
+    if len(as_named) > 1 and len({name.lower() for name in names}) == 1:
         notes.append(
-            f"the adapters name their base model differently ({', '.join(sorted(told))}); only the last part of the "
-            "name was compared"
+            f"the adapters name their base model differently ({', '.join(sorted(as_named))}); only the last part of "
+            "the name was compared"
         )
     if (base.folder / REPORT_FILE).is_file():
         notes.append(
@@ -69,5 +69,5 @@ def notes_of(base: ModelWeights, adapters: Sequence[tuple[AdapterFile, float]], 
     return tuple(notes)
 
 
-def _named(adapter: AdapterFile) -> Any:
+def _base_model_of(adapter: AdapterFile) -> Any:
     return adapter.adapter_config.raw.get("base_model_name_or_path")

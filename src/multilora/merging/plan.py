@@ -18,7 +18,7 @@ from multilora.base.weights import ModelWeights
 from multilora.errors import InputError
 from multilora.merging.changes import Addend, Changes, find_changes
 from multilora.merging.notes import check_base_names, notes_of
-from multilora.merging.report import MergeOptions
+from multilora.merging.options import MergeOptions
 from multilora.storage.safetensors import DTYPE_CODES, StoredTensor, dtype_of, header_bytes, read_header
 
 FORMAT = 1  # of what a merge leaves behind; an unfinished one of another format begins anew
@@ -49,7 +49,7 @@ class PlannedTensor:
         return not self.addends and self.code == self.source.code
 
     @property
-    def loses(self) -> bool:
+    def rounds(self) -> bool:
         """The last step may round."""
         if self.is_copied:
             return False

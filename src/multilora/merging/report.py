@@ -1,4 +1,4 @@
-"""What a merge is asked for, and what it tells."""
+"""What a merge wrote."""
 
 from __future__ import annotations
 
@@ -6,27 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multilora.storage.rounding import TensorRounding
-
-
-@dataclass(frozen=True)
-class MergeOptions:
-    """How adapters are merged.
-
-    Attributes:
-        weights: the factor of each adapter's ΔW; None: 1 for all.
-        dtype: of all floating-point tensors in the result; None: each keeps its own. Rounded once, last.
-        report: measure the error of rounding.
-        untie: where an adapter changes only one of two tied weights, write both and have the configuration say so.
-        ignore_base_names: merge adapters that name different base models, if their shapes fit.
-        overwrite: replace the merged model that the output folder holds.
-    """
-
-    weights: tuple[float, ...] | None = None
-    dtype: str | None = None
-    report: bool = True
-    untie: bool = False
-    ignore_base_names: bool = False
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +24,7 @@ class MergeReport:
         seconds: of the work on the tensors, until they are on the disk, without measuring the error.
         rounding_seconds: of measuring the error.
         complete_before: the same merge was there already, and nothing was written.
-        notes: what the user has to know besides.
+        notes: for the user, as in `MergePlan`.
     """
 
     out_dir: Path

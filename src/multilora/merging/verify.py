@@ -89,8 +89,8 @@ def check_verifiable(adapters: Sequence[AdapterFile]) -> None:
     """
     if len({adapter.adapter_config.method for adapter in adapters}) > 1:
         raise InputError(
-            "--verify needs all adapters in one PEFT model, which takes either MultiLoRA or LoRA adapters; convert "
-            "one kind into the other first (multilora export), or leave --verify out"
+            "verifying needs all adapters in one PEFT model, which takes either MultiLoRA or LoRA adapters; convert "
+            "one kind into the other first (multilora export), or leave the verification (--verify) out"
         )
 
 
@@ -119,9 +119,9 @@ def _load(folder: Path) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:  # transformers' words for what it cannot load
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"--verify: cannot load {str(folder)!r} as a causal language model: {reason}") from error
+        raise InputError(f"verifying: cannot load {str(folder)!r} as a causal language model: {reason}") from error
     if missing := sorted(cast(set[str], info["missing_keys"])):
-        raise InputError(f"--verify: {str(folder)!r} lacks weights of its model, such as {missing[0]!r}")
+        raise InputError(f"verifying: {str(folder)!r} lacks weights of its model, such as {missing[0]!r}")
     return model
 
 
@@ -137,7 +137,7 @@ def _adapted(model: Any, adapters: Sequence[tuple[AdapterFile, float]]) -> Any:
                 adapted.base_model.set_adapter(names)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise InputError(f"--verify: PEFT cannot load the adapters together: {reason}") from error
+            raise InputError(f"verifying: PEFT cannot load the adapters together: {reason}") from error
     for module in adapted.modules():
         if hasattr(module, "set_scale"):
             for name, (_, weight) in zip(names, adapters, strict=True):

@@ -9,7 +9,7 @@ from typing import cast
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
 
-from multilora.base.quantization import COMPUTE_DTYPES, quantised_names, refuse_twice, stored_quantization
+from multilora.base.quantization import COMPUTE_DTYPES, quantised_names, refuse_requantising, stored_quantization
 from multilora.recipe import QuantizationSection
 
 _BLOCK, _SCALES_BLOCK = 64, 256  # numbers that share a scale; scales that share one of their own
@@ -45,7 +45,7 @@ def quantized_weights(structure: nn.Module, section: QuantizationSection | None)
         InputError: the model is stored quantised and the recipe quantises it too; or as `quantised_names` and
             `stored_quantization` say.
     """
-    refuse_twice(section, structure.config)
+    refuse_requantising(section, structure.config)
     wanted = section or stored_quantization(structure)
     if wanted is None:
         return None

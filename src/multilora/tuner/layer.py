@@ -164,7 +164,7 @@ class MultiLoraLayer(nn.Module, BaseTunerLayer):
         """Add the adapters' ΔW to the base weight, in place.
 
         The sum is formed in fp32 and rounded once to the weight's dtype. A quantised weight is dequantised, and the sum
-        quantised anew, which may lose most of ΔW: `multilora.base.quantization.requantization_errors` tells how much.
+        quantised anew, which may lose most of ΔW: `multilora.base.quantization.requantization_errors` says how much.
 
         Args:
             safe_merge: check the new weight before it replaces the old one.

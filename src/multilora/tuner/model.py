@@ -175,7 +175,7 @@ class MultiLoraModel(BaseTuner):
     ) -> dict[str, Tensor]:
         """PEFT ignores an adapter's tensors for which the model has no place; here they are an error.
 
-        Tensors that are lacking are left to PEFT, which warns of them: loading a part is a use of its own.
+        Tensors that are lacking are left to PEFT, which warns of them: loading a part is a use of it.
 
         Raises:
             InputError: there are tensors of this method that no adapted layer takes.
@@ -242,7 +242,7 @@ def nearest_layers(wanted: Sequence[str], names: Sequence[str]) -> str:
 def _pass_adapter_names(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], adapter_names: list[str], num_beams: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Beam search repeats each row `num_beams` times, except in an encoder: the batch's length tells."""
+    """Beam search repeats each row `num_beams` times, except in an encoder; the batch's length shows which."""
     rows = len(args[0]) if args else len(next(iter(kwargs.values())))
     repeated = [name for name in adapter_names for _ in range(num_beams)]
     return args, kwargs | {"adapter_names": repeated if rows == len(repeated) else adapter_names}

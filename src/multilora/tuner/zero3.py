@@ -22,9 +22,9 @@ def gather_external(layer: nn.Module, parameters: Iterable[Tensor | None]) -> No
 
     Args:
         layer: whose forward pass this is.
-        parameters: what it uses beside its own; None: nothing.
+        parameters: what it uses beside its own; None is skipped.
     """
-    from deepspeed import zero  # pyright: ignore[reportMissingImports] - whoever divided them has it
+    from deepspeed import zero  # pyright: ignore[reportMissingImports] - where it divided parameters it is installed
 
     for parameter in parameters:
         if parameter is not None and is_partitioned(parameter):
