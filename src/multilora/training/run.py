@@ -242,3 +242,5 @@ class _Run:
                 results["validation"] = before_and_after(read_metrics(folder.validation), best)
             write_text(folder.results, json.dumps(results, indent=2) + "\n")
             return results
+
+        return RunResult(folder.path, self.weights, processes.by_main(end))
