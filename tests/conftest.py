@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,10 +43,26 @@ LONGEST = (
 )
 
 
+# What `make test-all` has beyond `make test`, beside tests marked so where they stand: cases of a law of which others
+# stay, and the toys of benchmarks whose parts have tests.
+FULL = (
+    "benchmarks/test_merge_benchmark.py::*",
+    "resources/test_memory.py::test_the_estimate_is_near_a_measured_run[*-bf16-checkpointed]",
+    "resources/test_memory.py::test_quantised_weights_are_in_the_estimate[*checkpointing*]",
+    "resources/test_memory.py::test_quantised_weights_are_in_the_estimate[*double_quant*]",
+    "resources/test_memory.py::test_quantised_weights_are_in_the_estimate[lora-*]",
+    "spectral/test_spectrum_benchmark.py::*",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first; pytest-xdist hands out whole files (--dist loadfile) in this order."""
     place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))  # stable
+    for item in items:
+        if any(fnmatchcase(item.nodeid.removeprefix("tests/"), pattern.replace("[", "[[]")) for pattern in FULL):
+            item.add_marker(pytest.mark.full)
 
 
 def pytest_collection_finish() -> None:
