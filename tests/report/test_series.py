@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from multilora.report import static
 from multilora.report.inputs import ReportInputs
-from multilora.report.material import Material
 from multilora.report.page import page
+from multilora.report.page_data import PageData
 from report.test_page import packed
 
 CLOSE = 1e-3  # the page has four digits
@@ -29,11 +29,11 @@ def plots(inputs: ReportInputs) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def drawn(inputs: ReportInputs) -> Callable[[str], Figure]:
     """A figure for papers."""
-    material = Material(inputs)
+    data = PageData(inputs)
 
     def draw(name: str) -> Figure:
         with static._style():
-            figure = static.FIGURES[name](material, 7.0)
+            figure = static.FIGURES[name](data, 7.0)
         assert figure is not None
         return figure
 

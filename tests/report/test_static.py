@@ -17,7 +17,7 @@ from PIL import Image
 
 from multilora.report import static
 from multilora.report.inputs import ReportInputs
-from multilora.report.material import Material
+from multilora.report.page_data import PageData
 from multilora.report.paper_figures.style import power_of_ten
 from multilora.report.series import spectra
 from report.bench import bench_record
@@ -107,7 +107,7 @@ def test_a_fault_leaves_the_earlier_figures_as_they_were(
     some(monkeypatch, "subspace-by-rank")
     (tmp_path / "subspace-by-rank-single.png").write_text("old")
 
-    def broken(material: Material, width: float) -> None:
+    def broken(page: PageData, width: float) -> None:
         raise RuntimeError("no figure")
 
     monkeypatch.setattr(static, "FIGURES", {**static.FIGURES, "modules": broken})
@@ -151,9 +151,9 @@ def test_names_are_text_and_nothing_else(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("width", [3.4, 7.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_cut_off_however_long_names_are(name: str, width: float) -> None:
-    material = Material(ReportInputs(data=hostile(), bench=hostile_bench(bench_record())))
+    page = PageData(ReportInputs(data=hostile(), bench=hostile_bench(bench_record())))
     with static._style():
-        figure = static.FIGURES[name](material, width)
+        figure = static.FIGURES[name](page, width)
         assert figure is not None
         figure.draw_without_rendering()
         drawn = figure.get_tightbbox()
@@ -165,9 +165,9 @@ def test_nothing_is_cut_off_however_long_names_are(name: str, width: float) -> N
 
 @pytest.mark.parametrize("method", ["multilora", "lora@24", "full"])
 def test_zero_delta_weights_are_drawn_as_nothing(method: str) -> None:
-    material = Material(ReportInputs(data=zeroed(analysis(1), method), bench=bench_record()))
+    page = PageData(ReportInputs(data=zeroed(analysis(1), method), bench=bench_record()))
     with static._style():
-        drawn = {name: figure for name, draw in static.FIGURES.items() if (figure := draw(material, 3.4)) is not None}
+        drawn = {name: figure for name, draw in static.FIGURES.items() if (figure := draw(page, 3.4)) is not None}
         drawn["spectra-curves"].draw_without_rendering()
     gone = {"modules"} if method == "multilora" else set[str]()
     assert set(drawn) == set(NAMES) - gone

@@ -17,8 +17,8 @@ from multilora.report.claims import Claim, judge
 from multilora.report.figures import Section
 from multilora.report.inputs import ReportInputs, gather
 from multilora.report.markup import Html, details, el
-from multilora.report.material import Material
 from multilora.report.numbers import counted
+from multilora.report.page_data import PageData
 from multilora.report.sections.mechanism import mechanism, merging
 from multilora.report.sections.modules import modules
 from multilora.report.sections.opening import claims as claims_section
@@ -67,20 +67,20 @@ def write_report(path: Path, inputs: ReportInputs, claims: Sequence[Claim], sent
 
 def page(inputs: ReportInputs, claims: Sequence[Claim], sentences: Sequence[str]) -> str:
     """The page's content. Arguments as for `write_report`."""
-    material = Material(inputs)
+    shown = PageData(inputs)
     sections = [
         summary(sentences),
         claims_section(claims),
-        trained(material),
-        results(material),
-        losses(material),
-        spectra(material),
-        layers(material),
-        subspaces(material),
-        modules(material),
-        mechanism(material),
-        merging(material),
-        resources(material),
+        trained(shown),
+        results(shown),
+        losses(shown),
+        spectra(shown),
+        layers(shown),
+        subspaces(shown),
+        modules(shown),
+        mechanism(shown),
+        merging(shown),
+        resources(shown),
         _about(inputs),
     ]
     if inputs.only_bench:
@@ -114,7 +114,7 @@ def page(inputs: ReportInputs, claims: Sequence[Claim], sentences: Sequence[str]
             ),
             _contents(sections),
         ),
-        el("main", *(section.html(material.lineup) for section in sections)),
+        el("main", *(section.html(shown.lineup) for section in sections)),
         el("noscript", el("p", "The plots need JavaScript; the tables hold their numbers.", class_="left-out")),
         el("script", _packed(plotly), type="text/plain", id="plotly"),
         el("script", _packed(drawn), type="text/plain", id="data"),

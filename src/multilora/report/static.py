@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from multilora.bench.record import BenchRecord
 from multilora.report.inputs import ReportInputs
-from multilora.report.material import Material
+from multilora.report.page_data import PageData
 from multilora.report.paper_figures.costs import memory, memory_growth, speed
 from multilora.report.paper_figures.relations import mechanism, modules, subspace_by_rank, subspace_grid
 from multilora.report.paper_figures.spectra import layer_map, spectra_curves, spectra_histograms
@@ -27,8 +27,8 @@ WIDTHS = {"single": 3.4, "double": 7.0}  # inches, of a column and of a page
 FORMATS = ("png", "svg")
 DPI = 200
 
-# By the files' names. Each takes the material and the width in inches; None: there is nothing to plot.
-FIGURES: Mapping[str, Callable[[Material, float], Figure | None]] = {
+# By the files' names. Each takes the page and the width in inches; None: there is nothing to plot.
+FIGURES: Mapping[str, Callable[[PageData, float], Figure | None]] = {
     "spectra-curves": spectra_curves,
     "spectra-histograms": spectra_histograms,
     **{
@@ -59,13 +59,13 @@ def write_figures(folder: Path, data: Mapping[str, Any], bench: BenchRecord | No
     Returns:
         The files, figure by figure.
     """
-    material = Material(ReportInputs(data=data, bench=bench))
+    page = PageData(ReportInputs(data=data, bench=bench))
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
     with TemporaryDirectory(dir=folder, prefix=".", suffix=".incomplete") as aside, _style():
         for name, draw in FIGURES.items():
             for width, inches in WIDTHS.items():
-                if (figure := draw(material, inches)) is not None:
+                if (figure := draw(page, inches)) is not None:
                     made += _save(figure, Path(aside), f"{name}-{width}")
         for path in made:
             path.replace(folder / path.name)

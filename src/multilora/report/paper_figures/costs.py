@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from multilora.bench.record import KINDS, AtLength, BenchRecord
-from multilora.report.material import Material
+from multilora.report.page_data import PageData
 from multilora.report.paper_figures.style import GREY, above, cut, figure_of, is_wide, legend, line
 from multilora.report.series.costs import (
     PHASES,
@@ -26,9 +26,9 @@ _FILLS = ("#3D4F66", "#7D93AD", "#B5C3D3", "#8F7F52")
 _HATCHES = ("", "", "", "////")
 
 
-def speed(material: Material, width: float) -> Figure | None:
+def speed(page: PageData, width: float) -> Figure | None:
     """Tokens per second of each method at the longest length."""
-    bench = material.inputs.bench
+    bench = page.inputs.bench
     if bench is None or (found := _longest(bench)) is None:
         return None
     length, at = found
@@ -38,7 +38,7 @@ def speed(material: Material, width: float) -> Figure | None:
     panels = figure.subplots(*((1, 2) if wide else (2, 1)), sharey=True, squeeze=False).flat
     for axes, (phase, title) in zip(panels, PHASES.items(), strict=True):
         values = speeds(at, phase)
-        colours = [line(material.lineup.benched(name))["color"] for name in values]
+        colours = [line(page.lineup.benched(name))["color"] for name in values]
         axes.barh(range(len(values)), list(values.values()), color=colours, height=0.7)
         _rows(axes, at)
         axes.set_title(title.lower())
@@ -48,12 +48,12 @@ def speed(material: Material, width: float) -> Figure | None:
     return figure
 
 
-def memory(material: Material, width: float) -> Figure | None:
+def memory(page: PageData, width: float) -> Figure | None:
     """Memory of a training step by kind, stacked, and its measured peak, at the longest length."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    bench = material.inputs.bench
+    bench = page.inputs.bench
     if bench is None or (found := _longest(bench)) is None:
         return None
     length, at = found
@@ -86,9 +86,9 @@ def memory(material: Material, width: float) -> Figure | None:
     return figure
 
 
-def memory_growth(material: Material, width: float) -> Figure | None:
+def memory_growth(page: PageData, width: float) -> Figure | None:
     """Bytes kept for backward over the total rank, and over the tokens of a row."""
-    bench = material.inputs.bench
+    bench = page.inputs.bench
     if bench is None or (found := _longest(bench)) is None:
         return None
     length, at = found
@@ -104,15 +104,15 @@ def memory_growth(material: Material, width: float) -> Figure | None:
         points = kept_by_modules(at)
         axes.plot([p.total_rank for p in points], [p.kept / 2**20 for p in points], color=GREY, zorder=0)
         for name, point in kept.items():
-            style = line(material.lineup.benched(name)) | {"linestyle": "none", "markersize": 4}
+            style = line(page.lineup.benched(name)) | {"linestyle": "none", "markersize": 4}
             axes.plot([point.place], [point.kept], **style)
         _plane(axes, "total rank n·r", f"rows of {length:,} tokens")
     if by_length:
         axes = panels.pop(0)
         for name, sizes in over_length.items():
-            axes.plot([n for n, _ in sizes], [size for _, size in sizes], **line(material.lineup.benched(name)))
+            axes.plot([n for n, _ in sizes], [size for _, size in sizes], **line(page.lineup.benched(name)))
         _plane(axes, "tokens a row", "by length")
-    legend(figure, material, [material.lineup.benched(name) for name in bench.names], width)
+    legend(figure, page, [page.lineup.benched(name) for name in bench.names], width)
     above(figure, f"Memory kept for backward; grey: through MultiLoRA; {_on(bench)}")
     return figure
 

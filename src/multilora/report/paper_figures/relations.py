@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multilora.report.material import Material
 from multilora.report.numbers import listed, mean, short
+from multilora.report.page_data import PageData
 from multilora.report.paper_figures.style import (
     GREY,
     above,
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 _THIN: Mapping[str, Any] = {"color": GREY, "linewidth": 0.8}
 
 
-def subspace_grid(material: Material, width: float) -> Figure | None:
+def subspace_grid(page: PageData, width: float) -> Figure | None:
     """φ(i, j) of each method and its reference at one layer."""
-    compared = compared_layer(material)
+    compared = compared_layer(page)
     if compared is None:
         return None
     (block, projection), shown = compared
@@ -64,7 +64,7 @@ def subspace_grid(material: Material, width: float) -> Figure | None:
             meshes.append(heat(axes, np.array(found[side]), (0, 1)))
             ticks(axes, "x", [str(rank) for rank in found["reference_ranks"]])
             ticks(axes, "y", [str(rank) for rank in found["ranks"]])
-            axes.set_title(f"{cut(label(material, series), 20)}, {side}")
+            axes.set_title(f"{cut(label(page, series), 20)}, {side}")
     figure.supxlabel("top j directions of the reference", size="medium")
     figure.supylabel("top i directions of the method", size="medium")
     colour_bar(figure, meshes[0], grid.flat, "similarity φ(i, j)")
@@ -73,13 +73,13 @@ def subspace_grid(material: Material, width: float) -> Figure | None:
     return figure
 
 
-def subspace_by_rank(material: Material, width: float) -> Figure | None:
+def subspace_by_rank(page: PageData, width: float) -> Figure | None:
     """φ(k, k) with the reference over k, the mean over all layers and seeds, beside that of random subspaces."""
     curves = {
         (series, side): points
-        for series in material.series()
+        for series in page.series()
         for side in SIDES
-        if (points := similarity_means(material, series, side))
+        if (points := similarity_means(page, series, side))
     }
     if not curves:
         return None
@@ -91,7 +91,7 @@ def subspace_by_rank(material: Material, width: float) -> Figure | None:
         for series in shown:
             points = curves.get((series, side), {})
             axes.plot(list(points), list(points.values()), **line(series))
-        chance = similarity_by_chance(material, side)
+        chance = similarity_by_chance(page, side)
         axes.plot(list(chance), list(chance.values()), **_THIN, zorder=0)
         axes.set_xscale("log", base=2)
         plain_powers(axes, ranks)
@@ -99,14 +99,14 @@ def subspace_by_rank(material: Material, width: float) -> Figure | None:
         axes.set_title(f"{side} singular vectors")
         axes.set_xlabel("rank k")
     panels[0].set_ylabel("similarity φ(k, k)")
-    legend(figure, material, shown, width, [("random subspaces", _THIN)])
-    above(figure, f"Subspace similarity to the reference, mean over layers, {seeds(material)}")
+    legend(figure, page, shown, width, [("random subspaces", _THIN)])
+    above(figure, f"Subspace similarity to the reference, mean over layers, {seeds(page)}")
     return figure
 
 
-def modules(material: Material, width: float) -> Figure | None:
+def modules(page: PageData, width: float) -> Figure | None:
     """Of each MultiLoRA: how alike its modules are, and which share of the energy each has, block by block."""
-    shown = {s: means for s in material.series() if (means := module_means(material, s)) is not None}
+    shown = {s: means for s in page.series() if (means := module_means(page, s)) is not None}
     if not shown:
         return None
     wide = is_wide(width)
@@ -119,10 +119,10 @@ def modules(material: Material, width: float) -> Figure | None:
     for series, means in shown.items():
         for side in SIDES:
             meshes.append(_module_similarity(means, side, panels[f"{series} {side}"]))
-        _module_energy(material, series, means, panels[f"{series} energy"])
+        _module_energy(page, series, means, panels[f"{series} energy"])
     sides = [axes for name, axes in panels.items() if not name.endswith("energy")]
     colour_bar(figure, meshes[0], sides if wide else panels.values(), "similarity φ")
-    above(figure, f"MultiLoRA's modules, mean over layers, {seeds(material)}")
+    above(figure, f"MultiLoRA's modules, mean over layers, {seeds(page)}")
     return figure
 
 
@@ -144,25 +144,25 @@ def _module_similarity(means: ModuleMeans, side: Side, axes: Axes) -> QuadMesh:
     return mesh
 
 
-def _module_energy(material: Material, series: int, means: ModuleMeans, axes: Axes) -> None:
+def _module_energy(page: PageData, series: int, means: ModuleMeans, axes: Axes) -> None:
     shares = np.array(list(means.energy.values()))  # (blocks, n)
     count = shares.shape[1]
     for number, values in enumerate(100 * shares.T):
         axes.plot(range(len(values)), values, **line(number), markevery=max(1, len(values) // 8), label=f"{number + 1}")
     axes.axhline(100 / count, **_THIN, zorder=0)
     axes.set_ylim(0, 1.6 * axes.get_ylim()[1])
-    ticks(axes, "x", block_names(material), 12, centre=0)
+    ticks(axes, "x", block_names(page), 12, centre=0)
     axes.set_xlabel("block")
     axes.set_ylabel("share of energy / %")
-    axes.set_title(f"{cut(label(material, series), 18)} (grey: even share)")
+    axes.set_title(f"{cut(label(page, series), 18)} (grey: even share)")
     axes.legend(title="module", ncols=min(count, 4), loc="upper center", title_fontsize=6.5, fontsize=6.5)
 
 
-def mechanism(material: Material, width: float) -> Figure | None:
+def mechanism(page: PageData, width: float) -> Figure | None:
     """How much of W lies in ΔW's top directions, and how many times ΔW amplifies it, projection by projection."""
     found = {
-        series: [mechanism_points(material, series, projection) for projection in material.projections]
-        for series in material.series()
+        series: [mechanism_points(page, series, projection) for projection in page.projections]
+        for series in page.series()
     }
     shown = [series for series, of in found.items() if any(of)]
     if not shown:
@@ -170,7 +170,7 @@ def mechanism(material: Material, width: float) -> Figure | None:
     wide = is_wide(width)
     figure = figure_of(width, 2.6 if wide else 4.2)
     panels = figure.subplots(1, 2) if wide else figure.subplots(2, 1, sharex=True)
-    places = np.arange(len(material.projections))
+    places = np.arange(len(page.projections))
     for axes in panels:
         axes.set_yscale("log")
         axes.axhline(1, **_THIN, zorder=0)
@@ -184,13 +184,13 @@ def mechanism(material: Material, width: float) -> Figure | None:
     panels[0].plot(places, bases, **own)
     for axes in panels:
         decades(axes)
-        axes.set_xticks(places, [cut(name, 14) for name in material.projections], rotation=35, ha="right")
+        axes.set_xticks(places, [cut(name, 14) for name in page.projections], rotation=35, ha="right")
         axes.set_xlim(-0.5, len(places) - 0.5)
     panels[0].set_ylabel("‖UᵀWVᵀ‖ / that of random U, V")
     panels[1].set_ylabel("amplification ‖ΔW‖ / ‖UᵀWVᵀ‖")
-    legend(figure, material, shown, width, [("W's own directions", own)], linestyle="none")
+    legend(figure, page, shown, width, [("W's own directions", own)], linestyle="none")
     ranks = sorted({one.rank for series in shown for of in found[series] for one in of})
-    above(figure, f"W in ΔW's top {listed([str(rank) for rank in ranks])} directions, mean over {averaged(material)}")
+    above(figure, f"W in ΔW's top {listed([str(rank) for rank in ranks])} directions, mean over {averaged(page)}")
     return figure
 
 

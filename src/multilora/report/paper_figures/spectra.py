@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multilora.report.material import Material
+from multilora.report.page_data import PageData
 from multilora.report.paper_figures.style import (
     GREY,
     above,
@@ -36,48 +36,48 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def spectra_curves(material: Material, width: float) -> Figure | None:
+def spectra_curves(page: PageData, width: float) -> Figure | None:
     """σ_i over i on a logarithmic scale, for each projection: the geometric mean over blocks and seeds."""
-    if not material.projections:
+    if not page.projections:
         return None
     columns = 4 if is_wide(width) else 2
-    figure, panels = grid_of(width, len(material.projections), columns, 1.35, sharey=True)
-    for projection, axes in zip(material.projections, panels, strict=True):
+    figure, panels = grid_of(width, len(page.projections), columns, 1.35, sharey=True)
+    for projection, axes in zip(page.projections, panels, strict=True):
         axes.set_yscale("log")
-        if _is_long(material):
+        if _is_long(page):
             axes.set_xscale("log")
-        for series in material.series():
-            index, sigma = mean_curve(material.records(series, projection))
+        for series in page.series():
+            index, sigma = mean_curve(page.records(series, projection))
             if len(index):
                 axes.plot(index + 1, sigma, **line(series), markevery=0.14)
-        if _is_long(material):
+        if _is_long(page):
             decades(axes, "x")
         axes.set_title(cut(projection, 22))
     decades(panels[0])
     label_lowest(panels, columns, "index i")
     figure.supylabel("singular value σᵢ of ΔW", size="medium")
-    legend(figure, material, material.series(), width)
-    above(figure, f"Singular values of ΔW, geometric mean over {averaged(material)}")
+    legend(figure, page, page.series(), width)
+    above(figure, f"Singular values of ΔW, geometric mean over {averaged(page)}")
     return figure
 
 
-def _is_long(material: Material) -> bool:
+def _is_long(page: PageData) -> bool:
     """Some spectra are so much longer than others that a linear index would hide those."""
-    ranks = [rank for record in material.matrices if (rank := record["spectrum"]["rank"])]
+    ranks = [rank for record in page.matrices if (rank := record["spectrum"]["rank"])]
     return bool(ranks) and max(ranks) > 8 * min(ranks)
 
 
-def spectra_histograms(material: Material, width: float) -> Figure | None:
+def spectra_histograms(page: PageData, width: float) -> Figure | None:
     """Shares of σ > 0 by tenths of decades, for each projection, over blocks and seeds; and the mean count of zeros."""
-    if not material.projections:
+    if not page.projections:
         return None
     columns = 4 if is_wide(width) else 2
-    figure, panels = grid_of(width, len(material.projections), columns, 1.35, sharex=True)
-    for projection, axes in zip(material.projections, panels, strict=True):
+    figure, panels = grid_of(width, len(page.projections), columns, 1.35, sharex=True)
+    for projection, axes in zip(page.projections, panels, strict=True):
         axes.set_xscale("log")
         zeros: list[tuple[int, float]] = []
-        for series in material.series():
-            if not (found := material.records(series, projection)):
+        for series in page.series():
+            if not (found := page.records(series, projection)):
                 continue
             zeros.append((series, sum(record["histogram"]["zeros"] for record in found) / len(found)))
             first, counts = mean_histogram(found)
@@ -91,8 +91,8 @@ def spectra_histograms(material: Material, width: float) -> Figure | None:
     decades(panels[0], "x")
     label_lowest(panels, columns, "singular value σ of ΔW")
     figure.supylabel("share of the values above 0 / %", size="medium")
-    legend(figure, material, material.series(), width, marker="none")
-    above(figure, f"Singular values of ΔW by tenths of decades, {averaged(material)}")
+    legend(figure, page, page.series(), width, marker="none")
+    above(figure, f"Singular values of ΔW by tenths of decades, {averaged(page)}")
     return figure
 
 
@@ -106,23 +106,23 @@ def _write_zeros(axes: Axes, zeros: Sequence[tuple[int, float]]) -> None:
         last = axes.annotate(text, (1, 0), (4, 0), xycoords=last, textcoords="offset points", color=colour, **style)
 
 
-def layer_map(measure: Measure, material: Material, width: float) -> Figure | None:
+def layer_map(measure: Measure, page: PageData, width: float) -> Figure | None:
     """A measure block by block and projection by projection, for each method."""
     assert measure.layer_map is not None
-    if not (grids := layer_grids(material, measure)):
+    if not (grids := layer_grids(page, measure)):
         return None
     scale, unit = (100, " / %") if measure.unit else (1, "")
     columns = 3 if is_wide(width) else 1
-    figure, panels = grid_of(width, len(grids), columns, 0.13 * len(material.projections) + 0.35)
+    figure, panels = grid_of(width, len(grids), columns, 0.13 * len(page.projections) + 0.35)
     meshes = []
     for number, (grid, axes) in enumerate(zip(grids, panels, strict=True)):
         values = np.array([[math.nan if value is None else value for value in row] for row in grid.values])
         meshes.append(heat(axes, scale * values.T, (0, scale * measure.layer_map.top)))
-        axes.set_title(label(material, grid.series))
-        ticks(axes, "x", block_names(material), 8 if is_wide(width) else 16)
-        ticks(axes, "y", material.projections if number % columns == 0 else [""] * len(material.projections))
+        axes.set_title(label(page, grid.series))
+        ticks(axes, "x", block_names(page), 8 if is_wide(width) else 16)
+        ticks(axes, "y", page.projections if number % columns == 0 else [""] * len(page.projections))
         axes.invert_yaxis()
     label_lowest(panels, columns, "block")
     colour_bar(figure, meshes[0], panels, f"{measure.name}{unit}")
-    above(figure, f"ΔW by layer: {measure.name}, {seeds(material)}")
+    above(figure, f"ΔW by layer: {measure.name}, {seeds(page)}")
     return figure

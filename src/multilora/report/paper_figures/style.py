@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multilora.report.markup import printable
-from multilora.report.material import Material
 from multilora.report.numbers import counted
+from multilora.report.page_data import PageData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,9 +61,9 @@ def cut(text: str, limit: int = 28) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def label(material: Material, series: int) -> str:
+def label(page: PageData, series: int) -> str:
     """What a series is called."""
-    return cut(material.lineup.labels[series])
+    return cut(page.lineup.labels[series])
 
 
 def line(series: int) -> dict[str, Any]:
@@ -79,19 +79,19 @@ def _nth(values: Sequence[Any], number: int) -> Any:
     return next(islice(cycle(values), number, None))
 
 
-def averaged(material: Material) -> str:
+def averaged(page: PageData) -> str:
     """Over what the means go: 5 blocks, 3 seeds."""
-    return f"{counted(len(material.blocks), 'block')}, {seeds(material)}"
+    return f"{counted(len(page.blocks), 'block')}, {seeds(page)}"
 
 
-def seeds(material: Material) -> str:
+def seeds(page: PageData) -> str:
     """Of how many seeds."""
-    return counted(max((len(material.lineup.averaged(series)) for series in material.series()), default=0), "seed")
+    return counted(max((len(page.lineup.averaged(series)) for series in page.series()), default=0), "seed")
 
 
-def block_names(material: Material) -> list[str]:
+def block_names(page: PageData) -> list[str]:
     """The blocks' numbers; what lies outside of them has a dash."""
-    return [block if block.isdecimal() else "–" for block in material.blocks]
+    return [block if block.isdecimal() else "–" for block in page.blocks]
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -186,7 +186,7 @@ def plain_powers(axes: Axes, ranks: Sequence[int]) -> None:
 
 def legend(
     figure: Figure,
-    material: Material,
+    page: PageData,
     shown: Sequence[int],
     width: float,
     extra: Iterable[tuple[str, Mapping[str, Any]]] = (),
@@ -196,7 +196,7 @@ def legend(
 
     Args:
         figure: to which it belongs.
-        material: of the figure.
+        page: of the figure.
         shown: the series.
         width: of the figure in inches.
         extra: further entries and their style.
@@ -204,7 +204,7 @@ def legend(
     """
     from matplotlib.lines import Line2D
 
-    entries = [*((label(material, series), line(series) | changes) for series in shown), *extra]
+    entries = [*((label(page, series), line(series) | changes) for series in shown), *extra]
     longest = max(len(name) for name, _ in entries)
     columns = max(1, min(len(entries), int(width / (0.55 + 0.062 * longest))))
     handles = [Line2D([], [], **style) for _, style in entries]

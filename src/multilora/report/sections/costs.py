@@ -8,17 +8,17 @@ from typing import Any
 from multilora.bench.record import KINDS, BenchRecord, MethodCosts
 from multilora.report.figures import CROSS, FILL, Figure, Panel, swatch
 from multilora.report.markup import Html, el, plot_text, table
-from multilora.report.material import Material
 from multilora.report.numbers import NONE, percent, short, whole
+from multilora.report.page_data import PageData
 from multilora.report.sections.growth import growth, lengths_control, mib
 from multilora.report.series.costs import PHASES, memory_by_kind, speeds
 
 _ROW_PIXELS, _MARGIN_PIXELS = 30, 70
 
 
-def costs(material: Material) -> list[Html | Figure]:
+def costs(page: PageData) -> list[Html | Figure]:
     """A paragraph, a table and figures; empty without a bench."""
-    bench = material.inputs.bench
+    bench = page.inputs.bench
     if bench is None:
         return []
     parts: list[Html | Figure] = [
@@ -36,9 +36,9 @@ def costs(material: Material) -> list[Html | Figure]:
     if bench.faults:
         items = (el("li", f"{f.method}, rows of {f.length} tokens: {f.message}") for f in bench.faults[:50])
         parts += [el("p", "Not measured:", class_="note"), el("ul", *items)]
-    parts.append(_table(material, bench))
-    parts += [_speed(material, bench), _memory(material, bench)]
-    if (grown := growth(material, bench)) is not None:
+    parts.append(_table(page, bench))
+    parts += [_speed(page, bench), _memory(page, bench)]
+    if (grown := growth(page, bench)) is not None:
         parts.append(grown)
     return parts
 
@@ -51,14 +51,14 @@ def _busy(bench: BenchRecord) -> str | None:
     return f"Other processes took {took} of the cores' time meanwhile: times are provisional; bytes are unaffected."
 
 
-def _table(material: Material, bench: BenchRecord) -> Html:
+def _table(page: PageData, bench: BenchRecord) -> Html:
     heads = ["method", "tokens a row", "trained parameters", "adapter, MiB", "forward, tokens/s", "step, tokens/s"]
     if bench.reference is not None:
         heads.append(f"times {bench.reference}")
     heads += [f"{kind}, MiB" for kind in ("peak", *KINDS)]
     rows = [
         [
-            _named(material, name),
+            _named(page, name),
             whole(length),
             whole(costs.trainable_parameters),
             NONE if costs.adapter_bytes is None else mib(costs.adapter_bytes),
@@ -73,7 +73,7 @@ def _table(material: Material, bench: BenchRecord) -> Html:
     return table("What methods cost; a step is forward, backward and optimizer", heads, rows, class_="costs")
 
 
-def _speed(material: Material, bench: BenchRecord) -> Figure:
+def _speed(page: PageData, bench: BenchRecord) -> Figure:
     views: dict[tuple[int, ...], list[Panel]] = {}
     rows: list[Sequence[str]] = []
     for number, (length, at) in enumerate(bench.ordered):
@@ -85,7 +85,7 @@ def _speed(material: Material, bench: BenchRecord) -> Figure:
                 {
                     "type": "bar",
                     "orientation": "h",
-                    "s": material.lineup.benched(name),
+                    "s": page.lineup.benched(name),
                     "x": [value],
                     "y": [row],
                     "text": [plot_text(f"{name}: {whole(value)} tokens/s", 120)],
@@ -114,7 +114,7 @@ def _speed(material: Material, bench: BenchRecord) -> Figure:
     )
 
 
-def _memory(material: Material, bench: BenchRecord) -> Figure:
+def _memory(page: PageData, bench: BenchRecord) -> Figure:
     views: dict[tuple[int, ...], list[Panel]] = {}
     rows: list[Sequence[str]] = []
     for number, (length, at) in enumerate(bench.ordered):
@@ -168,8 +168,8 @@ def _memory(material: Material, bench: BenchRecord) -> Figure:
     )
 
 
-def _named(material: Material, name: str) -> Html:
-    return el("span", swatch(material.lineup.benched(name)), el("span", name), class_="named")
+def _named(page: PageData, name: str) -> Html:
+    return el("span", swatch(page.lineup.benched(name)), el("span", name), class_="named")
 
 
 def _median(costs: MethodCosts) -> str:

@@ -7,17 +7,17 @@ from typing import Any
 from multilora.bench.record import AtLength, BenchRecord
 from multilora.report.figures import LINE, Control, Figure, Panel
 from multilora.report.markup import plot_text, table
-from multilora.report.material import Material
 from multilora.report.numbers import whole
+from multilora.report.page_data import PageData
 from multilora.report.series.costs import kept_by_length, kept_by_modules, kept_by_rank
 
 
-def growth(material: Material, bench: BenchRecord) -> Figure | None:
+def growth(page: PageData, bench: BenchRecord) -> Figure | None:
     """Over the total rank, and over the tokens of a row; None: there is nothing to compare."""
-    over_length = _over_length(material, bench)
+    over_length = _over_length(page, bench)
     views: dict[tuple[int, ...], list[Panel]] = {}
     for number, (length, at) in enumerate(bench.ordered):
-        panels = [panel for panel in (_over_rank(material, length, at), over_length) if panel is not None]
+        panels = [panel for panel in (_over_rank(page, length, at), over_length) if panel is not None]
         if panels:
             views[(number,)] = panels
     if not views:
@@ -34,14 +34,14 @@ def growth(material: Material, bench: BenchRecord) -> Figure | None:
         title="Memory kept for backward, by modules and by length",
         views=views,
         controls=[lengths_control(bench)],
-        series=[material.lineup.benched(name) for name in bench.names],
+        series=[page.lineup.benched(name) for name in bench.names],
         others=[(LINE, "through MultiLoRA")] if through else [],
         table=table("Kept for backward", ("method", "tokens a row", "n", "n·r", "MiB", "bytes per token"), rows),
         note=_per_module(bench),
     )
 
 
-def _over_rank(material: Material, length: int, at: AtLength) -> Panel | None:
+def _over_rank(page: PageData, length: int, at: AtLength) -> Panel | None:
     kept = kept_by_rank(at)
     if len(kept) < 2:
         return None
@@ -60,7 +60,7 @@ def _over_rank(material: Material, length: int, at: AtLength) -> Panel | None:
         {
             "type": "scatter",
             "mode": "markers",
-            "s": material.lineup.benched(name),
+            "s": page.lineup.benched(name),
             "x": [point.place],
             "y": [point.kept],
             "text": [plot_text(f"{name}: {point.kept:,.1f} MiB", 120)],
@@ -77,7 +77,7 @@ def _over_rank(material: Material, length: int, at: AtLength) -> Panel | None:
     )
 
 
-def _over_length(material: Material, bench: BenchRecord) -> Panel | None:
+def _over_length(page: PageData, bench: BenchRecord) -> Panel | None:
     if not (kept := kept_by_length(bench)):
         return None
     traces: list[dict[str, Any]] = []
@@ -87,7 +87,7 @@ def _over_length(material: Material, bench: BenchRecord) -> Panel | None:
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "s": material.lineup.benched(name),
+                "s": page.lineup.benched(name),
                 "x": [length for length, _ in points],
                 "y": [size for _, size in points],
                 "text": [plot_text(f"{name}, {length} tokens: {size:,.1f} MiB", 120) for length, size in points],

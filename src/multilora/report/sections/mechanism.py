@@ -9,8 +9,8 @@ from typing import Any
 from multilora.report.dots import Dot, dot_layout, dot_traces
 from multilora.report.figures import CROSS, SQUARE, Control, Figure, Panel, Section
 from multilora.report.markup import table
-from multilora.report.material import Material
 from multilora.report.numbers import NONE, percent, short, whole, written
+from multilora.report.page_data import PageData
 from multilora.report.sections.spectra import NO_ANALYSIS
 from multilora.spectral.findings import Measure
 from multilora.spectral.measures import MERGED, PROJECTED, amplification, merge_error, merge_lost, projection
@@ -21,14 +21,14 @@ _NO_BASE = "ΔW was not compared with the base weights: the base model was not a
 Facts = Mapping[str, Any]
 
 
-def mechanism(material: Material) -> Section:
+def mechanism(page: PageData) -> Section:
     """What W has in ΔW's directions, and how much ΔW amplifies it."""
     section = Section("mechanism", "Mechanism: ΔW and the base weight W")
-    if not material.matrices:
+    if not page.matrices:
         section.left_out = NO_ANALYSIS
         return section
     # Adapters of a rank below the least usual one are compared at their own.
-    found = {r for matrix in material.matrices if matrix["mechanism"] for r in matrix["mechanism"]["ranks"]}
+    found = {r for matrix in page.matrices if matrix["mechanism"] for r in matrix["mechanism"]["ranks"]}
     if not found:
         section.left_out = _NO_BASE
         return section
@@ -36,28 +36,28 @@ def mechanism(material: Material) -> Section:
         "Does ΔW strengthen directions that W already has, or add others? The left plot shows how much of W lies in "
         "ΔW's r strongest directions, between W's own strongest (the maximum) and random ones (the expected minimum). "
         "Dots near random: ΔW acts where W is weak. The amplification factor is the size of ΔW over that of W in these "
-        f"directions. All are {material.means_over('blocks')}."
+        f"directions. All are {page.means_over('blocks')}."
     )
-    section.parts.append(_figure(material, sorted(found)))
+    section.parts.append(_figure(page, sorted(found)))
     return section
 
 
-def _figure(material: Material, ranks: Sequence[int]) -> Figure:
-    rows = [_ALL, *material.projections]
-    series = [s for s in material.series() if any(material.values(s, projection("delta", r)) for r in ranks)]
+def _figure(page: PageData, ranks: Sequence[int]) -> Figure:
+    rows = [_ALL, *page.projections]
+    series = [s for s in page.series() if any(page.values(s, projection("delta", r)) for r in ranks)]
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     cells: list[Sequence[str]] = []
     for number, r in enumerate(ranks):
-        own = [s for s in series if material.values(s, projection("delta", r))]
-        projected = [(s, _dots(material, s, projection("delta", r), rows)) for s in own]
+        own = [s for s in series if page.values(s, projection("delta", r))]
+        projected = [(s, _dots(page, s, projection("delta", r), rows)) for s in own]
         limits = [
-            (place, _mean_dots(material, own, projection(kind, r), rows, name))
+            (place, _mean_dots(page, own, projection(kind, r), rows, name))
             for (place, name), kind in zip(_LIMITS, ("base", "random"), strict=True)
         ]
-        amplified = [(s, _dots(material, s, amplification(r), rows)) for s in own]
-        said = "; ".join(f"{material.lineup.labels[s]} {short(material.mean(s, projection('delta', r)))}" for s in own)
+        amplified = [(s, _dots(page, s, amplification(r), rows)) for s in own]
+        said = "; ".join(f"{page.lineup.labels[s]} {short(page.mean(s, projection('delta', r)))}" for s in own)
         ends = ", ".join(f"{name} {short(dots[0].value)}" for (_, name), (_, dots) in zip(_LIMITS, limits, strict=True))
-        factors = "; ".join(f"{material.lineup.labels[s]} {short(material.mean(s, amplification(r)))}" for s in own)
+        factors = "; ".join(f"{page.lineup.labels[s]} {short(page.mean(s, amplification(r)))}" for s in own)
         views[(number,)] = [
             Panel(
                 f"How much of W lies in the top {r} directions of ΔW, all projections: {said}; {ends}.",
@@ -74,11 +74,11 @@ def _figure(material: Material, ranks: Sequence[int]) -> Figure:
         ]
         cells += [
             (
-                material.lineup.labels[s],
+                page.lineup.labels[s],
                 str(r),
                 row,
                 *(
-                    written(measure, material.mean(s, measure, None, None if row == _ALL else row))
+                    written(measure, page.mean(s, measure, None, None if row == _ALL else row))
                     for measure in (*(projection(kind, r) for kind in PROJECTED), amplification(r))
                 ),
             )
@@ -100,41 +100,39 @@ def _figure(material: Material, ranks: Sequence[int]) -> Figure:
 _LIMITS = ((SQUARE, "W's own directions"), (CROSS, "random directions"))
 
 
-def _dots(material: Material, series: int, measure: Measure, rows: Sequence[str]) -> list[Dot]:
-    label = material.lineup.labels[series]
+def _dots(page: PageData, series: int, measure: Measure, rows: Sequence[str]) -> list[Dot]:
+    label = page.lineup.labels[series]
     return [
         Dot(number, mean, f"{row}, {label}: {short(mean)}")
         for number, row in enumerate(rows)
-        if (mean := material.mean(series, measure, None, None if row == _ALL else row))
+        if (mean := page.mean(series, measure, None, None if row == _ALL else row))
     ]
 
 
-def _mean_dots(
-    material: Material, series: Sequence[int], measure: Measure, rows: Sequence[str], name: str
-) -> list[Dot]:
+def _mean_dots(page: PageData, series: Sequence[int], measure: Measure, rows: Sequence[str], name: str) -> list[Dot]:
     """Of all series together: W is the same for all."""
     found: list[Dot] = []
     for number, row in enumerate(rows):
-        values = [x for s in series for x in material.values(s, measure, None, None if row == _ALL else row)]
+        values = [x for s in series for x in page.values(s, measure, None, None if row == _ALL else row)]
         if values and (mean := fmean(values)) > 0:
             found.append(Dot(number, mean, f"{row}, {name}: {short(mean)}"))
     return found
 
 
-def merging(material: Material) -> Section:
+def merging(page: PageData) -> Section:
     """Errors of merging adapters into weights of 16 bits."""
     section = Section("merging", "Numerics of merging")
-    if not material.matrices:
+    if not page.matrices:
         section.left_out = NO_ANALYSIS
         return section
     rows: list[Sequence[str]] = []
-    for series in material.series():
+    for series in page.series():
         for dtype in MERGED:
-            errors, lost = (material.values(series, of(dtype)) for of in (merge_error, merge_lost))
+            errors, lost = (page.values(series, of(dtype)) for of in (merge_error, merge_lost))
             if lost:
                 rows.append(
                     (
-                        material.lineup.labels[series],
+                        page.lineup.labels[series],
                         dtype,
                         whole(len(lost)),
                         percent(fmean(errors)) if errors else NONE,
@@ -145,13 +143,13 @@ def merging(material: Material) -> Section:
                     )
                 )
     if not rows:
-        has_base = any(matrix["mechanism"] for matrix in material.matrices)
+        has_base = any(matrix["mechanism"] for matrix in page.matrices)
         section.left_out = "no adapter is among the runs, and only adapters are merged." if has_base else _NO_BASE
         return section
     section.lead = (
         "An adapter merged into a base weight of 16 bits is rounded with it. The error is that rounding, in percent of "
         "‖ΔW‖; lost is the share of entries that merging does not change at all, since ΔW is below half a step of W's "
-        f"format there. The figures are {material.means_over('matrices')}."
+        f"format there. The figures are {page.means_over('matrices')}."
     )
     heads = (
         "method", "format", "matrices", "error, mean %", "largest %", "lost, mean %", "largest %", "beyond the format",

@@ -9,8 +9,8 @@ from multilora.report.figures import Control, Figure, Panel, Section
 from multilora.report.heat import heat_layout, heat_trace
 from multilora.report.lineup import Member
 from multilora.report.markup import Html, table
-from multilora.report.material import Material
 from multilora.report.numbers import NONE, percent, short, written
+from multilora.report.page_data import PageData
 from multilora.report.sections.spectra import NO_ANALYSIS, controls
 from multilora.spectral.measures import (
     MODULE_EFFECTIVE_RANK,
@@ -32,16 +32,16 @@ _OVERVIEW = (
 Facts = Mapping[str, Any]
 
 
-def modules(material: Material) -> Section:
+def modules(page: PageData) -> Section:
     """Three plots for one matrix, and a table of all."""
     section = Section("modules", "Among the modules")
-    if not material.matrices:
+    if not page.matrices:
         section.left_out = NO_ANALYSIS
         return section
     members = [
         m
-        for m in sorted(material.lineup.members.values(), key=lambda m: (m.series, m.group or 0))
-        if any(matrix["modules"] for matrix in material.of_run(m.name).values())
+        for m in sorted(page.lineup.members.values(), key=lambda m: (m.series, m.group or 0))
+        if any(matrix["modules"] for matrix in page.of_run(m.name).values())
     ]
     if not members:
         section.left_out = "no run given is a MultiLoRA adapter, so there are no modules to compare."
@@ -51,35 +51,35 @@ def modules(material: Material) -> Section:
         "bright off its diagonal and n modules would do the work of one. Bars of equal height: all modules contribute "
         "equally. The learned scale starts at zero; its spread shows how differently it weighs the outputs."
     )
-    section.parts += [_overview(material, members), _figure(material, members)]
+    section.parts += [_overview(page, members), _figure(page, members)]
     return section
 
 
-def _overview(material: Material, members: Sequence[Member]) -> Html:
+def _overview(page: PageData, members: Sequence[Member]) -> Html:
     rows = [
-        (material.lineup.labels[s], *(written(measure, material.mean(s, measure)) for measure in _OVERVIEW))
+        (page.lineup.labels[s], *(written(measure, page.mean(s, measure)) for measure in _OVERVIEW))
         for s in sorted({member.series for member in members})
     ]
     return table(
-        f"All matrices together: {material.means_over('matrices')}",
+        f"All matrices together: {page.means_over('matrices')}",
         ("method", *(measure.heading for measure in _OVERVIEW)),
         rows,
     )
 
 
-def _figure(material: Material, members: Sequence[Member]) -> Figure:
+def _figure(page: PageData, members: Sequence[Member]) -> Figure:
     series = sorted({member.series for member in members})
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     for member in members:
-        groups = range(len(material.lineup.groups)) if member.group is None else [member.group]
-        for (block, projection), matrix in material.of_run(member.name).items():
+        groups = range(len(page.lineup.groups)) if member.group is None else [member.group]
+        for (block, projection), matrix in page.of_run(member.name).items():
             if not matrix["modules"]:
                 continue
             for number, (side, name) in enumerate(_SIDES):
-                label = f"{material.lineup.labels[member.series]}, block {block}, {projection}"
+                label = f"{page.lineup.labels[member.series]}, block {block}, {projection}"
                 panels = _panels(matrix["modules"], side, name, member.series, label)
                 for group in groups:
-                    place = (material.blocks.index(block), material.projections.index(projection))
+                    place = (page.blocks.index(block), page.projections.index(projection))
                     views[group, *place, series.index(member.series), number] = panels
     ordered = dict(sorted(views.items()))
     return Figure(
@@ -87,11 +87,11 @@ def _figure(material: Material, members: Sequence[Member]) -> Figure:
         title="The modules of one matrix",
         views=ordered,
         controls=[
-            *controls(material),
-            Control("Method", [material.lineup.labels[s] for s in series]),
+            *controls(page),
+            Control("Method", [page.lineup.labels[s] for s in series]),
             Control("Side", [name for _, name in _SIDES]),
         ],
-        table=_table(material, members),
+        table=_table(page, members),
         wide=False,
         note="Similarity: φ of all directions of two modules. Scale: whiskers from the 5 % to the 95 % quantile, the "
         "box holds the middle half, the line is the median.",
@@ -159,7 +159,7 @@ def _panel_layout(x: str, y: str, modules: int) -> dict[str, Any]:
     }
 
 
-def _table(material: Material, members: Sequence[Member]) -> Html:
+def _table(page: PageData, members: Sequence[Member]) -> Html:
     rows = [
         (
             member.name,
@@ -172,7 +172,7 @@ def _table(material: Material, members: Sequence[Member]) -> Html:
             " / ".join(short(of["std"]) for of in found["scaling"]) if found["scaling"] else NONE,
         )
         for member in members
-        for place, matrix in material.of_run(member.name).items()
+        for place, matrix in page.of_run(member.name).items()
         if (found := matrix["modules"])
     ]
     heads = (

@@ -10,8 +10,8 @@ from multilora.report.dots import Dot, dot_layout, dot_traces, share_range
 from multilora.report.figures import Figure, Panel, Section
 from multilora.report.inputs import ComparedMethods, TrainedRun
 from multilora.report.markup import el, table
-from multilora.report.material import Material
 from multilora.report.numbers import NONE, percent, points, short
+from multilora.report.page_data import PageData
 from multilora.runs.find import MIXED
 
 AVERAGE = "average"
@@ -22,23 +22,23 @@ Facts = Mapping[str, Any]
 Interval = tuple[float | None, float | None]
 
 
-def results(material: Material) -> Section:
+def results(page: PageData) -> Section:
     """A plot for each comparison and regime, one of its differences, and one of the runs that were tested alone."""
     section = Section("results", "Results per task")
-    for comparison in material.inputs.comparisons:
-        name = f"{PurePath(comparison.folder).name}: " if len(material.inputs.comparisons) > 1 else ""
+    for comparison in page.inputs.comparisons:
+        name = f"{PurePath(comparison.folder).name}: " if len(page.inputs.comparisons) > 1 else ""
         for regime, found in (comparison.results or {}).get("regimes", {}).items():
             number = len(section.figures)
             if any(found["scores"].values()):
                 title = f"{name}Test scores, {_REGIMES.get(regime, regime)}"
-                section.parts.append(_scores(material, comparison, regime, found, title, f"scores-{number}"))
+                section.parts.append(_scores(page, comparison, regime, found, title, f"scores-{number}"))
                 if found["differences"]:
                     title = f"{name}Difference to LoRA of equal rank, {_REGIMES.get(regime, regime)}"
-                    section.parts.append(_differences(material, comparison, found, title, f"differences-{number}"))
+                    section.parts.append(_differences(page, comparison, found, title, f"differences-{number}"))
                 elif len(found["scores"]) > 1:
                     text = "No LoRA of equal rank is among the methods, so nothing is compared with one."
                     section.parts.append(el("p", text, class_="note"))
-    section.parts += _alone(material)
+    section.parts += _alone(page)
     if not section.parts:
         section.left_out = (
             "no run given has test results; `multilora eval RUN` or `multilora compare RECIPE` makes them."
@@ -51,13 +51,11 @@ def results(material: Material) -> Section:
     return section
 
 
-def _scores(material: Material, comparison: ComparedMethods, regime: str, found: Facts, title: str, id: str) -> Figure:
+def _scores(page: PageData, comparison: ComparedMethods, regime: str, found: Facts, title: str, id: str) -> Figure:
     metrics: Mapping[str, str] = found["metrics"]
     rows = [*metrics, AVERAGE]
     scored = {
-        material.lineup.series_of(method, comparison.folder): (method, of)
-        for method, of in found["scores"].items()
-        if of
+        page.lineup.series_of(method, comparison.folder): (method, of) for method, of in found["scores"].items() if of
     }
     seeds = max(len(of[AVERAGE]["values"]) for _, of in scored.values())
     dots: list[tuple[int, list[Dot]]] = []
@@ -65,12 +63,12 @@ def _scores(material: Material, comparison: ComparedMethods, regime: str, found:
     for series, (method, of) in scored.items():
         own: list[Dot] = []
         for number, task in enumerate(rows):
-            mean, (low, high) = of[task]["mean"], _interval(material, comparison, regime, method, task, of[task])
+            mean, (low, high) = of[task]["mean"], _interval(page, comparison, regime, method, task, of[task])
             said = _with_interval(mean, low, high)
             own.append(Dot(number, 100 * mean, f"{task}, {method}: {said}", _times(low), _times(high)))
             cells[task].append(said)
         dots.append((series, own))
-    labels = [material.lineup.labels[series] for series in scored]
+    labels = [page.lineup.labels[series] for series in scored]
     averages = (f"{label} {cells[AVERAGE][2 + number]}" for number, label in enumerate(labels))
     alt = f"Test scores in percent of {len(scored)} methods on {len(metrics)} tasks. Average: {'; '.join(averages)}."
     of_seeds = f"Means over {seeds} seeds; intervals by Student's t." if seeds > 1 else (
@@ -95,12 +93,12 @@ def _scores(material: Material, comparison: ComparedMethods, regime: str, found:
 
 
 def _interval(
-    material: Material, comparison: ComparedMethods, regime: str, method: str, task: str, score: Facts
+    page: PageData, comparison: ComparedMethods, regime: str, method: str, task: str, score: Facts
 ) -> Interval:
     """Over seeds; with one seed over the test's rows, from the run's own evaluation."""
     if score["low"] is not None or task == AVERAGE:
         return score["low"], score["high"]
-    for run in material.inputs.runs:
+    for run in page.inputs.runs:
         wanted = (comparison.folder, method, task if regime == "single" else MIXED)
         if (run.comparison, run.method, run.regime) == wanted:
             metrics = run.tests.get(_TEST, {}).get("tasks", {}).get(task, {}).get("metrics", {})
@@ -109,13 +107,13 @@ def _interval(
     return None, None
 
 
-def _differences(material: Material, comparison: ComparedMethods, found: Facts, title: str, id: str) -> Figure:
+def _differences(page: PageData, comparison: ComparedMethods, found: Facts, title: str, id: str) -> Figure:
     rows = [*found["metrics"], AVERAGE]
     dots: list[tuple[int, list[Dot]]] = []
     cells: list[tuple[str, ...]] = []
     alts: list[str] = []
     for difference in found["differences"]:
-        series = material.lineup.series_of(difference["method"], comparison.folder)
+        series = page.lineup.series_of(difference["method"], comparison.folder)
         names = f"{difference['method']} minus {difference['minus']}"
         own: list[Dot] = []
         for number, task in enumerate(rows):
@@ -145,14 +143,14 @@ def _differences(material: Material, comparison: ComparedMethods, found: Facts, 
     )
 
 
-def _alone(material: Material) -> list[Figure]:
+def _alone(page: PageData) -> list[Figure]:
     """Runs outside of comparisons, a figure for each kind of test that they were put to."""
-    alone = [run for run in material.inputs.runs if not run.comparison]
+    alone = [run for run in page.inputs.runs if not run.comparison]
     kinds = sorted({kind for run in alone for kind in run.tests if not kind.endswith("-base")})
-    return [_tested(material, kind, [run for run in alone if kind in run.tests]) for kind in kinds]
+    return [_tested(page, kind, [run for run in alone if kind in run.tests]) for kind in kinds]
 
 
-def _tested(material: Material, kind: str, runs: Sequence[TrainedRun]) -> Figure:
+def _tested(page: PageData, kind: str, runs: Sequence[TrainedRun]) -> Figure:
     scores: dict[str, dict[str, Facts]] = {}  # task, run
     metrics: dict[str, str] = {}
     for run in runs:
@@ -175,12 +173,12 @@ def _tested(material: Material, kind: str, runs: Sequence[TrainedRun]) -> Figure
             said = _with_interval(score["value"], low, high)
             own.append(Dot(number, 100 * score["value"], f"{task}, {run.name}: {said}", _times(low), _times(high)))
             cells[task].append(said)
-        dots.append((material.lineup.members[run.name].series, own))
+        dots.append((page.lineup.members[run.name].series, own))
     split = kind.removeprefix("eval-")
     said = "; ".join(f"{task}: {', '.join(cells[task][2:])}" for task in rows)
     title = f"Scores on {split} rows"
-    series = [material.lineup.members[run.name].series for run in runs]
-    labels = [material.lineup.labels[number] for number in series]
+    series = [page.lineup.members[run.name].series for run in runs]
+    labels = [page.lineup.labels[number] for number in series]
     return Figure(
         id=f"alone-{split}",
         title=title,

@@ -9,8 +9,8 @@ from multilora.report.figures import Control, Figure, Panel, Section
 from multilora.report.heat import heat_layout, heat_trace
 from multilora.report.lineup import Member
 from multilora.report.markup import Html, table
-from multilora.report.material import Material
 from multilora.report.numbers import short, whole, with_unit, written
+from multilora.report.page_data import PageData
 from multilora.report.series.layers import LayerGrid, layer_grids
 from multilora.report.series.spectra import bin_edges, percentages
 from multilora.spectral.findings import LayerMap, Measure
@@ -30,10 +30,10 @@ _NAMED_VALUES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 Facts = Mapping[str, Any]
 
 
-def spectra(material: Material) -> Section:
+def spectra(page: PageData) -> Section:
     """The whole spectrum of a matrix, methods overlaid."""
     section = Section("spectra", "Spectra of the change ΔW")
-    if not material.matrices:
+    if not page.matrices:
         section.left_out = NO_ANALYSIS
         return section
     section.lead = (
@@ -41,24 +41,24 @@ def spectra(material: Material) -> Section:
         "that falls fast has nearly all of it in a few, a flat one is spread over many. An adapter of rank n·r has at "
         "most n·r values above zero; all others are exactly zero."
     )
-    section.parts.append(_overview(material))
-    lineup = material.lineup
+    section.parts.append(_overview(page))
+    lineup = page.lineup
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     for group, _ in enumerate(lineup.groups):
         members = list(lineup.in_group(group))
-        for b, block in enumerate(material.blocks):
-            for p, projection in enumerate(material.projections):
-                shown = [(m, matrix) for m in members if (matrix := material.of_run(m.name).get((block, projection)))]
+        for b, block in enumerate(page.blocks):
+            for p, projection in enumerate(page.projections):
+                shown = [(m, matrix) for m in members if (matrix := page.of_run(m.name).get((block, projection)))]
                 if shown:
-                    views[group, b, p] = _panels(material, f"block {block}, {projection}", shown)
+                    views[group, b, p] = _panels(page, f"block {block}, {projection}", shown)
     section.parts.append(
         Figure(
             id="spectrum",
             title="Singular values of one matrix: as a curve, and how many of which size",
             views=views,
-            controls=controls(material),
-            series=material.series(),
-            table=_table(material),
+            controls=controls(page),
+            series=page.series(),
+            table=_table(page),
             note="At most 256 points per curve, dense at both ends. The histogram has ten bins per decade; each "
             "method's values sum to 100 %, without those that are exactly zero, which the table counts.",
         )
@@ -66,22 +66,22 @@ def spectra(material: Material) -> Section:
     return section
 
 
-def controls(material: Material) -> list[Control]:
+def controls(page: PageData) -> list[Control]:
     """Seed, block and projection, in the order of the keys of views."""
     return [
-        Control("Seed", material.lineup.groups),
-        Control("Block", material.blocks),
-        Control("Projection", material.projections),
+        Control("Seed", page.lineup.groups),
+        Control("Block", page.blocks),
+        Control("Projection", page.projections),
     ]
 
 
-def _panels(material: Material, where: str, shown: Sequence[tuple[Member, Facts]]) -> list[Panel]:
+def _panels(page: PageData, where: str, shown: Sequence[tuple[Member, Facts]]) -> list[Panel]:
     curves: list[dict[str, Any]] = []
     bars: list[dict[str, Any]] = []
     said: list[str] = []
     for member, matrix in shown:
         spectrum, histogram = matrix["spectrum"], matrix["histogram"]
-        label = material.lineup.labels[member.series]
+        label = page.lineup.labels[member.series]
         curves.append(
             {
                 "type": "scatter",
@@ -134,30 +134,30 @@ _HISTOGRAM: dict[str, Any] = {
 }
 
 
-def _overview(material: Material) -> Html:
+def _overview(page: PageData) -> Html:
     rows = [
         (
-            material.lineup.labels[series],
-            whole(len(material.values(series, FROBENIUS_NORM))),
-            *(written(measure, material.mean(series, measure)) for measure in OVERVIEW),
+            page.lineup.labels[series],
+            whole(len(page.values(series, FROBENIUS_NORM))),
+            *(written(measure, page.mean(series, measure)) for measure in OVERVIEW),
         )
-        for series in material.series()
+        for series in page.series()
     ]
     heads = ("method", "matrices", *(measure.heading for measure in OVERVIEW))
-    return table(f"All matrices together: {material.means_over('matrices')}", heads, rows)
+    return table(f"All matrices together: {page.means_over('matrices')}", heads, rows)
 
 
-def _table(material: Material) -> Html:
+def _table(page: PageData) -> Html:
     """A row for each matrix."""
-    sizes = max(matrix["spectrum"]["size"] for matrix in material.matrices)
+    sizes = max(matrix["spectrum"]["size"] for matrix in page.matrices)
     named = [number for number in _NAMED_VALUES if number <= sizes]
     counts, ranks = (RANK, ZEROS), (EFFECTIVE_RANK, STABLE_RANK)
-    several = len(material.matrices) > 0 and len(material.lineup.groups) > 1
+    several = len(page.matrices) > 0 and len(page.lineup.groups) > 1
     rows: list[Sequence[str]] = []
-    for member in sorted(material.lineup.members.values(), key=lambda m: (m.series, m.group or 0)):
-        label = material.lineup.labels[member.series]
-        group = "" if member.group is None else material.lineup.groups[member.group]
-        for place, matrix in material.of_run(member.name).items():
+    for member in sorted(page.lineup.members.values(), key=lambda m: (m.series, m.group or 0)):
+        label = page.lineup.labels[member.series]
+        group = "" if member.group is None else page.lineup.groups[member.group]
+        for place, matrix in page.of_run(member.name).items():
             spectrum = matrix["spectrum"]
             rows.append(
                 (
@@ -183,10 +183,10 @@ def _sigma(spectrum: Facts, number: int) -> str:
     return short(spectrum["sigma"][place])
 
 
-def layers(material: Material) -> Section:
+def layers(page: PageData) -> Section:
     """Measures block by block: how much of ‖ΔW‖² the top k directions hold."""
     section = Section("energy", "Energy of the top directions, by layer")
-    if not material.matrices:
+    if not page.matrices:
         section.left_out = NO_ANALYSIS
         return section
     section.lead = (
@@ -194,35 +194,35 @@ def layers(material: Material) -> Section:
         "ΔW is spread over many. One panel per method, one scale for all."
     )
     for of, measures in layer_maps().items():
-        grids = {measure: found for measure in measures if (found := layer_grids(material, measure))}
+        grids = {measure: found for measure in measures if (found := layer_grids(page, measure))}
         if grids:
-            section.parts.append(_layer_map(material, of, grids))
+            section.parts.append(_layer_map(page, of, grids))
     return section
 
 
-def _layer_map(material: Material, of: LayerMap, grids: Mapping[Measure, Sequence[LayerGrid]]) -> Figure:
+def _layer_map(page: PageData, of: LayerMap, grids: Mapping[Measure, Sequence[LayerGrid]]) -> Figure:
     rows: list[Sequence[str]] = []
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     options = [measure.option or measure.title for measure in grids]
-    layout = heat_layout(len(material.blocks), "block", "projection")
+    layout = heat_layout(len(page.blocks), "block", "projection")
     for number, (measure, found) in enumerate(grids.items()):
         panels: list[Panel] = []
         for grid in found:
-            label = material.lineup.labels[grid.series]
+            label = page.lineup.labels[grid.series]
             low, high = (with_unit(measure, end) for end in grid.ends)
             alt = (
                 f"{measure.name[0].upper()}{measure.name[1:]} of {label} by block and projection: "
                 f"{with_unit(measure, grid.mean)} on average, from {low} to {high}."
             )
-            trace = heat_trace(material.blocks, material.projections, grid.values, of.top)
+            trace = heat_trace(page.blocks, page.projections, grid.values, of.top)
             panels.append(Panel(alt, [trace], layout, label))
             rows += [
                 (label, options[number], block, *(written(measure, value) for value in line))
-                for block, line in zip(material.blocks, grid.values, strict=True)
+                for block, line in zip(page.blocks, grid.values, strict=True)
             ]
         views[(number,)] = panels
     unit = next(iter(grids)).unit
-    heads = ("method", of.control, "block", *material.projections)
+    heads = ("method", of.control, "block", *page.projections)
     return Figure(
         id=of.id,
         title=of.title,
@@ -231,5 +231,5 @@ def _layer_map(material: Material, of: LayerMap, grids: Mapping[Measure, Sequenc
         table=table(f"{of.title}, in {unit}" if unit else of.title, heads, rows, texts=3),
         scale=(of.low, of.high),
         wide=False,
-        note=f"{of.note} Cells are {material.means_over('matrices')}.".strip(),
+        note=f"{of.note} Cells are {page.means_over('matrices')}.".strip(),
     )

@@ -9,8 +9,8 @@ from multilora.report.figures import LINE, Control, Figure, Panel, Section
 from multilora.report.heat import heat_layout, heat_trace
 from multilora.report.lineup import Member
 from multilora.report.markup import Html, table
-from multilora.report.material import Material
 from multilora.report.numbers import percent, short
+from multilora.report.page_data import PageData
 from multilora.report.sections.spectra import NO_ANALYSIS, controls
 from multilora.report.series.relations import similarity_by_chance, similarity_means
 from multilora.spectral.measures import SIDES, similarity
@@ -21,21 +21,21 @@ _RANKS = tuple(2**power for power in range(11))
 Facts = Mapping[str, Any]
 
 
-def subspaces(material: Material) -> Section:
+def subspaces(page: PageData) -> Section:
     """φ at equal ranks on average, and the grid φ(i, j) of one matrix."""
     section = Section("subspaces", "Subspace similarity to the reference")
-    if not material.matrices:
+    if not page.matrices:
         section.left_out = NO_ANALYSIS
         return section
-    compared = [m for m in material.lineup.members.values() if _similar(material, m)]
+    compared = [m for m in page.lineup.members.values() if _similar(page, m)]
     if not compared:
         section.left_out = (
             "there is no run to compare directions with; analyse a full fine-tuning too, or name a run by --reference."
         )
         return section
-    runs: Facts = (material.inputs.data or {})["runs"]
+    runs: Facts = (page.inputs.data or {})["runs"]
     references = {runs[member.name]["reference"]: None for member in compared}
-    labels = dict.fromkeys(material.lineup.labels[material.lineup.members[name].series] for name in references)
+    labels = dict.fromkeys(page.lineup.labels[page.lineup.members[name].series] for name in references)
     section.lead = (
         f"The reference is {' and '.join(labels)}. φ(i, j) is the share of a method's i strongest directions that "
         "lies within the reference's j strongest: 1 is all, 0 none. Unrelated directions have about max(i, j) / d, "
@@ -45,20 +45,20 @@ def subspaces(material: Material) -> Section:
         section.lead += (
             " Full fine-tuning is compared with that of another seed, the highest value to expect of any method."
         )
-    section.parts += [_by_rank(material, compared), _grids(material, compared)]
+    section.parts += [_by_rank(page, compared), _grids(page, compared)]
     return section
 
 
-def _similar(material: Material, member: Member) -> bool:
-    return any(matrix["similarity"] for matrix in material.of_run(member.name).values())
+def _similar(page: PageData, member: Member) -> bool:
+    return any(matrix["similarity"] for matrix in page.of_run(member.name).values())
 
 
-def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
+def _by_rank(page: PageData, compared: Sequence[Member]) -> Figure:
     series = sorted({member.series for member in compared})
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     rows: list[Sequence[str]] = []
-    projections = ["all", *material.projections]
-    ranks = [k for k in _RANKS if any(material.values(s, similarity("left", k)) for s in series)]
+    projections = ["all", *page.projections]
+    ranks = [k for k in _RANKS if any(page.values(s, similarity("left", k)) for s in series)]
     for number, projection in enumerate(projections):
         panels: list[Panel] = []
         at = None if number == 0 else projection
@@ -66,7 +66,7 @@ def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
             traces: list[dict[str, Any]] = []
             said: list[str] = []
             for s in series:
-                if not (means := similarity_means(material, s, side, at)):
+                if not (means := similarity_means(page, s, side, at)):
                     continue
                 traces.append(
                     {
@@ -78,11 +78,11 @@ def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
                         "hovertemplate": "φ(%{x}, %{x}) = %{y:.3f}<extra></extra>",
                     }
                 )
-                label = material.lineup.labels[s]
+                label = page.lineup.labels[s]
                 said.append(f"{label}: {', '.join(f'{short(v)} at {k}' for k, v in means.items())}")
                 rows.append((label, side, projection, *(short(means.get(k)) for k in ranks)))
             if traces:
-                traces.append(_chance_trace(similarity_by_chance(material, side, at)))
+                traces.append(_chance_trace(similarity_by_chance(page, side, at)))
                 alt = f"Mean of φ(k, k) over matrices, {projection} projections, {side} directions. {'; '.join(said)}."
                 panels.append(Panel(alt, traces, _BY_RANK, name))
         if panels:
@@ -95,12 +95,12 @@ def _by_rank(material: Material, compared: Sequence[Member]) -> Figure:
         series=series,
         others=[(LINE, "random directions, k / d")],
         table=table(
-            f"φ(k, k): {material.means_over('matrices')}",
+            f"φ(k, k): {page.means_over('matrices')}",
             ("method", "side", "projection", *(f"k = {k}" for k in ranks)),
             rows,
             texts=3,
         ),
-        note=f"{material.means_over('matrices').capitalize()}.",
+        note=f"{page.means_over('matrices').capitalize()}.",
     )
 
 
@@ -123,21 +123,19 @@ _BY_RANK: dict[str, Any] = {
 }
 
 
-def _grids(material: Material, compared: Sequence[Member]) -> Figure:
+def _grids(page: PageData, compared: Sequence[Member]) -> Figure:
     names = {member.name for member in compared}
     series = sorted({member.series for member in compared})
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
-    for group, _ in enumerate(material.lineup.groups):
-        members = [member for member in material.lineup.in_group(group) if member.name in names]
-        for b, block in enumerate(material.blocks):
-            for p, projection in enumerate(material.projections):
+    for group, _ in enumerate(page.lineup.groups):
+        members = [member for member in page.lineup.in_group(group) if member.name in names]
+        for b, block in enumerate(page.blocks):
+            for p, projection in enumerate(page.projections):
                 for number, side in enumerate(SIDES):
                     panels = [
-                        _grid(
-                            material.lineup.labels[m.series], matrix["similarity"], side, f"block {block}, {projection}"
-                        )
+                        _grid(page.lineup.labels[m.series], matrix["similarity"], side, f"block {block}, {projection}")
                         for m in members
-                        if (matrix := material.of_run(m.name).get((block, projection))) and matrix["similarity"]
+                        if (matrix := page.of_run(m.name).get((block, projection))) and matrix["similarity"]
                     ]
                     if panels:
                         views[group, b, p, number] = panels
@@ -145,8 +143,8 @@ def _grids(material: Material, compared: Sequence[Member]) -> Figure:
         id="similarity-grid",
         title="φ(i, j) of one matrix",
         views=views,
-        controls=[*controls(material), Control("Side", _SIDE_NAMES)],
-        table=_table(material, compared, series),
+        controls=[*controls(page), Control("Side", _SIDE_NAMES)],
+        table=_table(page, compared, series),
         scale=("0: nothing in common", "1: contained"),
         wide=False,
     )
@@ -164,9 +162,9 @@ def _grid(label: str, found: Facts, side: str, where: str) -> Panel:
     return Panel(alt, [trace], heat_layout(len(ranks), "i, of the method", "j, of the reference"), label)
 
 
-def _table(material: Material, compared: Sequence[Member], series: Sequence[int]) -> Html:
+def _table(page: PageData, compared: Sequence[Member], series: Sequence[int]) -> Html:
     """φ(k, k) of every matrix."""
-    ranks = [k for k in _RANKS if any(material.values(s, similarity("left", k)) for s in series)]
+    ranks = [k for k in _RANKS if any(page.values(s, similarity("left", k)) for s in series)]
     rows = [
         (
             member.name,
@@ -174,7 +172,7 @@ def _table(material: Material, compared: Sequence[Member], series: Sequence[int]
             *(percent(similarity(side, k).value(matrix), 0) for side in SIDES for k in ranks),
         )
         for member in compared
-        for place, matrix in material.of_run(member.name).items()
+        for place, matrix in page.of_run(member.name).items()
         if matrix["similarity"]
     ]
     heads = ("run", "block", "projection", *(f"{side}, k = {k}" for side in SIDES for k in ranks))

@@ -11,18 +11,18 @@ import yaml
 from multilora.report.figures import Section, swatch
 from multilora.report.inputs import TrainedRun
 from multilora.report.markup import Html, details, el, table
-from multilora.report.material import Material
 from multilora.report.numbers import NONE, counted, listed, percent, short, whole
+from multilora.report.page_data import PageData
 
 Facts = Mapping[str, Any]
 
 
-def trained(material: Material) -> Section:
+def trained(page: PageData) -> Section:
     """Base, methods, mixture, settings and the recipes themselves."""
     section = Section("trained", "What was trained")
-    inputs = material.inputs
-    recipes = _recipes(material)
-    rows = _method_rows(material)
+    inputs = page.inputs
+    recipes = _recipes(page)
+    rows = _method_rows(page)
     if not rows:
         section.left_out = "no run and no comparison was given."
         return section
@@ -31,7 +31,7 @@ def trained(material: Material) -> Section:
     on = f"the base model {PurePath(base).name}" if base else "an unnamed base model"
     section.lead = (
         f"{counted(len(rows), 'method')} on {on}, "
-        f"{counted(len(material.lineup.members), 'training')} in all. "
+        f"{counted(len(page.lineup.members), 'training')} in all. "
         "The colour and marker of a method are the same in every plot."
     )
     heads = ("method", "kind", "modules × rank", "scale", "learning rate", "trained parameters", "seeds")
@@ -39,13 +39,13 @@ def trained(material: Material) -> Section:
     if not recipes:
         section.parts.append(el("p", "No recipe was found, so the tasks and settings are unknown.", class_="note"))
     for title, recipe in recipes:
-        section.parts += _of_recipe(material, title if len(recipes) > 1 else "", recipe)
+        section.parts += _of_recipe(page, title if len(recipes) > 1 else "", recipe)
     return section
 
 
-def _recipes(material: Material) -> list[tuple[str, Facts]]:
+def _recipes(page: PageData) -> list[tuple[str, Facts]]:
     """One of each comparison, and of each run outside of them."""
-    inputs = material.inputs
+    inputs = page.inputs
     found: list[tuple[str, Facts]] = []
     for comparison in inputs.comparisons:
         recipe = comparison.record.get("recipe") or next(
@@ -56,15 +56,15 @@ def _recipes(material: Material) -> list[tuple[str, Facts]]:
     return found + [(run.name, run.recipe) for run in inputs.runs if not run.comparison and run.recipe]
 
 
-def _method_rows(material: Material) -> list[Sequence[str]]:
+def _method_rows(page: PageData) -> list[Sequence[str]]:
     """A row for each series."""
     rows: list[Sequence[str]] = []
-    lineup = material.lineup
-    analysed: Facts = (material.inputs.data or {}).get("runs", {})
+    lineup = page.lineup
+    analysed: Facts = (page.inputs.data or {}).get("runs", {})
     for number, label in enumerate(lineup.labels[: lineup.trained]):
         names = [m.name for m in lineup.members.values() if m.series == number]
-        runs = [run for run in material.inputs.runs if run.name in names]
-        facts = _compared(material, number) | next((dict(analysed[name]) for name in names if name in analysed), {})
+        runs = [run for run in page.inputs.runs if run.name in names]
+        facts = _compared(page, number) | next((dict(analysed[name]) for name in names if name in analysed), {})
         method: Facts = facts.get("section") or next((r.recipe["method"] for r in runs if r.recipe), {})
         rows.append(
             (
@@ -74,17 +74,17 @@ def _method_rows(material: Material) -> list[Sequence[str]]:
                 str(method.get("scaling") or NONE),
                 _learning_rates(facts, runs),
                 whole(facts.get("trainable_parameters") or _trained_parameters(runs)),
-                _seeds(material, number),
+                _seeds(page, number),
             )
         )
     return rows
 
 
-def _compared(material: Material, series: int) -> dict[str, Any]:
+def _compared(page: PageData, series: int) -> dict[str, Any]:
     """The method's entry in a comparison's results."""
-    for comparison in material.inputs.comparisons:
+    for comparison in page.inputs.comparisons:
         for method, facts in (comparison.results or {}).get("methods", {}).items():
-            if material.lineup.series_of(method, comparison.folder) == series:
+            if page.lineup.series_of(method, comparison.folder) == series:
                 return dict(facts)
     return {}
 
@@ -105,14 +105,14 @@ def _trained_parameters(runs: Sequence[TrainedRun]) -> int | None:
     return next((r.results["parameters"]["trainable"] for r in runs if r.results and "parameters" in r.results), None)
 
 
-def _seeds(material: Material, series: int) -> str:
-    names = material.lineup.averaged(series)
+def _seeds(page: PageData, series: int) -> str:
+    names = page.lineup.averaged(series)
     return str(len(names)) if names else NONE
 
 
-def _of_recipe(material: Material, title: str, recipe: Facts) -> list[Html]:
+def _of_recipe(page: PageData, title: str, recipe: Facts) -> list[Html]:
     training, prefix = recipe["training"], f"{title}: " if title else ""
-    counts = _task_counts(material, recipe)
+    counts = _task_counts(page, recipe)
     rates = {name: float(task.get("rate", 1.0)) for name, task in recipe["tasks"].items()}
     rule = recipe.get("mixture", {}).get("rates", "explicit")
     known = rule in ("explicit", "equal")
@@ -147,10 +147,10 @@ def _of_recipe(material: Material, title: str, recipe: Facts) -> list[Html]:
     ]
 
 
-def _task_counts(material: Material, recipe: Facts) -> Facts:
+def _task_counts(page: PageData, recipe: Facts) -> Facts:
     """Rows and tokens of each task, from a training on all of them."""
     tasks = set(recipe["tasks"])
-    found = (run.results.get("tasks", {}) for run in material.inputs.runs if run.results)
+    found = (run.results.get("tasks", {}) for run in page.inputs.runs if run.results)
     return next((counts for counts in found if set(counts) == tasks), {})
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from multilora.report.figures import Control, Figure, Panel, Section, swatch
 from multilora.report.inputs import TrainedRun
 from multilora.report.markup import Html, el, table
-from multilora.report.material import Material
 from multilora.report.numbers import NONE, counted, short, whole
+from multilora.report.page_data import PageData
 from multilora.report.sections.costs import costs
 
 _POINTS = 200
@@ -18,10 +18,10 @@ _ALL = "all tasks"
 Facts = Mapping[str, Any]
 
 
-def losses(material: Material) -> Section:
+def losses(page: PageData) -> Section:
     """Lines over steps, chosen by task and seed."""
     section = Section("losses", "Training loss")
-    runs = {run.name: run for run in material.inputs.runs if run.metrics}
+    runs = {run.name: run for run in page.inputs.runs if run.metrics}
     if not runs:
         section.left_out = "no given run has a record of its training (metrics.jsonl)."
         return section
@@ -31,18 +31,18 @@ def losses(material: Material) -> Section:
     )
     tasks = list(dict.fromkeys(task for run in runs.values() for line in run.metrics for task in line.get("tasks", {})))
     choices = [_ALL, *tasks] if len(tasks) > 1 else tasks or [_ALL]
-    groups = material.lineup.groups
+    groups = page.lineup.groups
     views: dict[tuple[int, ...], list[Panel]] = {}
     rows: list[Sequence[str]] = []
     series: set[int] = set()
     for group, label in enumerate(groups):
-        shown = [(m.series, runs[m.name]) for m in material.lineup.in_group(group) if m.name in runs]
+        shown = [(m.series, runs[m.name]) for m in page.lineup.in_group(group) if m.name in runs]
         for number, task in enumerate(choices):
             curves = [(s, run, curve) for s, run in shown if (curve := _curve(run, task))]
             if not curves:
                 continue
             series |= {s for s, _, _ in curves}
-            ends = [(material.lineup.labels[s], curve) for s, _, curve in curves]
+            ends = [(page.lineup.labels[s], curve) for s, _, curve in curves]
             rows += [
                 (task, *([label] if len(groups) > 1 else []), name, whole(curve[-1][0]), short(curve[0][1], 4),
                  short(min(loss for _, loss in curve), 4), short(curve[-1][1], 4))
@@ -98,19 +98,19 @@ def _curve(run: TrainedRun, task: str) -> list[tuple[float, float]]:
     return [(part[-1][0], sum(x * n for _, x, n in part) / sum(n for *_, n in part)) for part in parts]
 
 
-def resources(material: Material) -> Section:
+def resources(page: PageData) -> Section:
     """A row for each method or run."""
     section = Section("resources", "Resources")
     rows: list[Sequence[str]] = []
-    for comparison in material.inputs.comparisons:
+    for comparison in page.inputs.comparisons:
         for method, facts in (comparison.results or {}).get("methods", {}).items():
             if "tokens_per_second" in facts:
-                number = material.lineup.series_of(method, comparison.folder)
-                rows.append((_named(material, number), *_figures(facts, _forgetting(facts.get("forgetting")))))
-    for run in material.inputs.runs:
+                number = page.lineup.series_of(method, comparison.folder)
+                rows.append((_named(page, number), *_figures(facts, _forgetting(facts.get("forgetting")))))
+    for run in page.inputs.runs:
         if run.results and not run.comparison:
-            rows.append((_named(material, material.lineup.members[run.name].series), *_of_run(material, run)))
-    beside = costs(material)
+            rows.append((_named(page, page.lineup.members[run.name].series), *_of_run(page, run)))
+    beside = costs(page)
     if not rows and not beside:
         section.left_out = (
             "no given run has results of its training (results.json), and no bench was given (`multilora bench`)."
@@ -129,13 +129,13 @@ def resources(material: Material) -> Section:
     kept = [column for column in range(len(heads)) if column == 0 or any(row[column] != NONE for row in rows)]
     shown = [[row[column] for column in kept] for row in rows]
     section.parts.append(table("Resources of training", [heads[column] for column in kept], shown))
-    section.parts.append(el("p", _machines(material), class_="note"))
+    section.parts.append(el("p", _machines(page), class_="note"))
     section.parts += beside
     return section
 
 
-def _named(material: Material, series: int) -> Html:
-    return el("span", swatch(series), el("span", material.lineup.labels[series]), class_="named")
+def _named(page: PageData, series: int) -> Html:
+    return el("span", swatch(series), el("span", page.lineup.labels[series]), class_="named")
 
 
 def _figures(facts: Facts, forgetting: str) -> tuple[str, ...]:
@@ -150,9 +150,9 @@ def _figures(facts: Facts, forgetting: str) -> tuple[str, ...]:
     )
 
 
-def _of_run(material: Material, run: TrainedRun) -> tuple[str, ...]:
+def _of_run(page: PageData, run: TrainedRun) -> tuple[str, ...]:
     assert run.results is not None
-    analysed: Facts = (material.inputs.data or {}).get("runs", {}).get(run.name, {})
+    analysed: Facts = (page.inputs.data or {}).get("runs", {}).get(run.name, {})
     facts = {
         **run.results,
         "trainable_parameters": run.results.get("parameters", {}).get("trainable"),
@@ -176,11 +176,11 @@ def _mebibytes(count: float | None) -> str:
     return NONE if count is None else whole(count / 2**20)
 
 
-def _machines(material: Material) -> str:
+def _machines(page: PageData) -> str:
     found = dict.fromkeys(
         f"{run.results.get('device')}, {counted(run.results.get('threads', 1), 'thread')}, "
         f"{counted(run.results.get('processes', 1), 'process', 'processes')}"
-        for run in material.inputs.runs
+        for run in page.inputs.runs
         if run.results
     )
     return f"Measured on: {'; '.join(found)}. Memory is that of the main process." if found else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multilora.report.material import Material
+from multilora.report.page_data import PageData
 from multilora.spectral.findings import Measure
 
 
@@ -30,14 +30,14 @@ class LayerGrid:
         return min(found), max(found)
 
 
-def layer_grids(material: Material, measure: Measure) -> list[LayerGrid]:
+def layer_grids(page: PageData, measure: Measure) -> list[LayerGrid]:
     """One for each method that has the measure."""
     return [
         LayerGrid(
             series,
-            [[material.mean(series, measure, block, of) for of in material.projections] for block in material.blocks],
+            [[page.mean(series, measure, block, of) for of in page.projections] for block in page.blocks],
             mean,
         )
-        for series in material.series()
-        if (mean := material.mean(series, measure)) is not None
+        for series in page.series()
+        if (mean := page.mean(series, measure)) is not None
     ]

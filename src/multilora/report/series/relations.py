@@ -10,46 +10,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multilora.report.criteria import top_amplification, top_projections, top_rank
-from multilora.report.material import Material
 from multilora.report.numbers import mean
+from multilora.report.page_data import PageData
 from multilora.spectral.measures import SIDES, Side, similarity, similarity_ranks
 
 Facts = Mapping[str, Any]
 
 
-def similarity_means(material: Material, series: int, side: Side, projection: str | None = None) -> dict[int, float]:
+def similarity_means(page: PageData, series: int, side: Side, projection: str | None = None) -> dict[int, float]:
     """φ(k, k) by k: the mean over the method's matrices that have it."""
-    records = material.records(series, projection)
+    records = page.records(series, projection)
     ranks = sorted({k for record in records for k in similarity_ranks(record, side)})
-    return {
-        k: value for k in ranks if (value := material.mean(series, similarity(side, k), None, projection)) is not None
-    }
+    return {k: value for k in ranks if (value := page.mean(series, similarity(side, k), None, projection)) is not None}
 
 
-def similarity_by_chance(material: Material, side: Side, projection: str | None = None) -> dict[int, float]:
+def similarity_by_chance(page: PageData, side: Side, projection: str | None = None) -> dict[int, float]:
     """By k the mean of k/d, the similarity of random subspaces of R^d, over the matrices that have φ(k, k)."""
     found: dict[int, list[float]] = {}
     dimension = "d_out" if side == "left" else "d_in"
-    for series in material.series():
-        for record in material.records(series, projection):
+    for series in page.series():
+        for record in page.records(series, projection):
             for k in similarity_ranks(record, side):
                 found.setdefault(k, []).append(min(1.0, k / record[dimension]))
     return {k: sum(values) / len(values) for k, values in sorted(found.items())}
 
 
-def compared_layer(material: Material) -> tuple[tuple[str, str], list[tuple[int, Facts]]] | None:
+def compared_layer(page: PageData) -> tuple[tuple[str, str], list[tuple[int, Facts]]] | None:
     """One layer, and by series its similarity to the reference, in the first run of each method.
 
     The layer is the first projection, of the block nearest to the middle, that has it.
     """
-    runs = [(series, run) for series in material.series() for run in material.lineup.averaged(series)[:1]]
-    middle = (len(material.blocks) - 1) / 2
-    for block in sorted(material.blocks, key=lambda block: abs(material.blocks.index(block) - middle)):
-        for projection in material.projections:
+    runs = [(series, run) for series in page.series() for run in page.lineup.averaged(series)[:1]]
+    middle = (len(page.blocks) - 1) / 2
+    for block in sorted(page.blocks, key=lambda block: abs(page.blocks.index(block) - middle)):
+        for projection in page.projections:
             shown = [
                 (series, record["similarity"])
                 for series, run in runs
-                if (record := material.of_run(run).get((block, projection))) is not None
+                if (record := page.of_run(run).get((block, projection))) is not None
                 and record["similarity"] is not None
                 and record["similarity"]["ranks"]
                 and record["similarity"]["reference_ranks"]
@@ -74,12 +72,12 @@ class ModuleMeans:
     energy: Mapping[str, NDArray[np.float64]]
 
 
-def module_means(material: Material, series: int) -> ModuleMeans | None:
+def module_means(page: PageData, series: int) -> ModuleMeans | None:
     """None: there are no such matrices."""
-    if not (found := _of_modules(material, series)):
+    if not (found := _of_modules(page, series)):
         return None
     none = np.full(len(found[0]["energy"]), np.nan)
-    energy = {block: [of["energy"] for of in _of_modules(material, series, block)] for block in material.blocks}
+    energy = {block: [of["energy"] for of in _of_modules(page, series, block)] for block in page.blocks}
     return ModuleMeans(
         {side: np.mean([of[side] for of in found], axis=0) for side in SIDES},
         {side: mean(of[f"random_{side}"] for of in found) or 0.0 for side in SIDES},
@@ -87,8 +85,8 @@ def module_means(material: Material, series: int) -> ModuleMeans | None:
     )
 
 
-def _of_modules(material: Material, series: int, block: str | None = None) -> list[Facts]:
-    found = [record["modules"] for record in material.records(series, block=block)]
+def _of_modules(page: PageData, series: int, block: str | None = None) -> list[Facts]:
+    found = [record["modules"] for record in page.records(series, block=block)]
     return [of for of in found if of is not None and len(of["energy"]) > 1 and any(of["energy"])]
 
 
@@ -101,10 +99,10 @@ class MechanismPoint(NamedTuple):
     amplification: float
 
 
-def mechanism_points(material: Material, series: int, projection: str) -> list[MechanismPoint]:
+def mechanism_points(page: PageData, series: int, projection: str) -> list[MechanismPoint]:
     """Of the method's matrices that were compared with W."""
     found: list[MechanismPoint] = []
-    for record in material.records(series, projection):
+    for record in page.records(series, projection):
         rank, projections, factor = top_rank(record), top_projections(record), top_amplification(record)
         if rank is not None and projections is not None and factor is not None:
             found.append(MechanismPoint(rank, projections[0], projections[1], factor[0]))

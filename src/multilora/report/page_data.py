@@ -18,8 +18,8 @@ _OUTSIDE = "outside the blocks"
 Facts = Mapping[str, Any]
 
 
-class Material:
-    """What sections are made of.
+class PageData:
+    """What sections and figures draw from.
 
     Args:
         inputs: of the page.
