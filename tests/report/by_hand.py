@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from multilora.comparison.statistics import mean_over_seeds
+from multilora.spectral.measures import OF_SPECTRUM
 
 SIZE, RANK, N = 64, 24, 3
 SEEDS = 3
@@ -70,7 +71,13 @@ def matrix(method: str, seed: int, layer: str, more: float) -> Data:
     """A record; `more` is added to its measures."""
     full, multilora = method == "full", method == "multilora"
     rank = SIZE if full else RANK
-    measures = {name: value + more for name, value in SPECTRA[method].items()}
+    polarised = {"full": 0.25, "multilora": 0.5, "lora@24": 0.75}[method]
+    measures = {
+        of.key: more + (polarised if of.polarised == "higher" else 1 - polarised)
+        for of in OF_SPECTRUM
+        if of.polarised is not None
+    }
+    measures |= {name: value + more for name, value in SPECTRA[method].items()}
     measures |= {"frobenius_norm": 1.0, "rank": float(rank), "zeros": float(SIZE - rank), "energy_share_32": 1.0}
     measures |= {"projection_delta_4": 2.0 + more, "projection_random_4": 1.0, "projection_base_4": 8.0 + more}
     measures |= {"amplification_4": 3.0 + more}
