@@ -32,7 +32,7 @@ def section_at(model: type[BaseModel], place: Sequence[str | int], data: Any) ->
             return None
         named = get_origin(field.annotation) is dict
         for key in keys[: 1 + named]:
-            data = cast(Any, data)[key] if isinstance(data, (dict, list)) else None
+            data = cast(dict[Any, Any], data).get(key) if isinstance(data, dict) else None
         if named and len(keys) == 1:
             return None
         del keys[: 1 + named]
