@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
 
 from multilora.comparison.runner import ComparisonProgress
-from multilora.terminal import duration
+from multilora.errors import InputError
+from multilora.terminal import Progress, Silent, duration
 from multilora_cli.progress import Notes
 
 # What a cell says that is no news to who watches a whole comparison: shown while it lasts, and not kept.
@@ -39,7 +42,7 @@ class TwoBars(Notes):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bars = Progress(
+        self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[about]}"),
@@ -127,6 +130,31 @@ class _Clock:
         if done < 0.1:
             return None
         return (time.monotonic() - self._began) / done * (self._total - self._number + 1 - part)
+
+
+class _AnalysisNotes(Silent):
+    """How many matrices an analysis has, as a note of the comparison."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def start(self, total: int, done: int) -> None:
+        self._progress.note(f"analysing what training changed in {total:,} matrices")
+
+
+def write_page(folder: Path, progress: Progress) -> Path:
+    """Analyse a comparison's cells, and write the page; of results alone if there is nothing to analyse."""
+    from multilora.report.analyze import AnalyzeOptions, analyze
+    from multilora.report.page import REPORT_FILE, report_on
+
+    out = folder / "analysis"
+    try:
+        return analyze([str(folder)], out, AnalyzeOptions(), _AnalysisNotes(progress)).page
+    except InputError as error:
+        progress.note(f"no analysis: {error}")
+    out.mkdir(exist_ok=True)
+    report_on(out / REPORT_FILE, None, [folder])
+    return out / REPORT_FILE
 
 
 def progress_for(console: Console) -> ComparisonProgress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _AVERAGE = "average"
 
 
-def show_comparison(comparison: Comparison) -> None:
+def show_comparison(comparison: Comparison, page: Path | None) -> None:
     """Scores by task and method, differences to LoRA of equal rank, resources, and where everything is."""
     console = new_console()
     results = comparison.results
@@ -30,8 +31,8 @@ def show_comparison(comparison: Comparison) -> None:
     if any("tokens_per_second" in method for method in results["methods"].values()):
         console.print(_resources(results["methods"]))
     console.print(f"[bold green]comparison[/] {escape(str(comparison.folder))}", soft_wrap=True)
-    if comparison.page is not None:
-        console.print(f"[bold green]page[/] {escape(str(comparison.page))}", soft_wrap=True)
+    if page is not None:
+        console.print(f"[bold green]page[/] {escape(str(page))}", soft_wrap=True)
 
 
 def failed_lines(failures: Sequence[Failure]) -> list[str]:

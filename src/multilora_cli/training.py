@@ -62,7 +62,7 @@ def compare(
     from rich.console import Console
 
     from multilora.comparison.compare import CompareOptions, compare
-    from multilora_cli.comparing import progress_for
+    from multilora_cli.comparing import progress_for, write_page
     from multilora_cli.show_compare import failed_lines, show_comparison
 
     options = CompareOptions(
@@ -72,14 +72,17 @@ def compare(
         learning_rates=_numbers("--lr-sweep", lr_sweep),
         limit=limit,
         out=out,
-        analysis=analysis,
     )
+    progress = progress_for(Console())
+    page: Path | None = None
     try:
-        comparison = compare(recipe, overrides or [], options, progress_for(Console()))
+        comparison = compare(recipe, overrides or [], options, progress)
+        if analysis and comparison.has_tested_cells:
+            page = write_page(comparison.folder, progress)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on with the cells that are left", err=True)
         raise typer.Exit(130) from None
-    show_comparison(comparison)
+    show_comparison(comparison, page)
     for line in failed_lines(comparison.failures):
         typer.secho(f"failed: {line}", fg=typer.colors.RED, err=True)
     if comparison.failures:

@@ -21,10 +21,8 @@ from multilora.recipe.comparison import ComparedMethod, ComparisonSection
 from multilora.recipe.file import load_recipe
 from multilora.recipe.method_names import named_method
 from multilora.storage.folders import write_text
-from multilora.terminal import Silent, quiet_libraries
+from multilora.terminal import quiet_libraries
 from multilora.training.prepare import encode_mixture, open_tasks, steps_of
-
-ANALYSIS = "analysis"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,6 @@ class CompareOptions:
         learning_rates: to sweep.
         limit: test rows per task.
         out: the comparison's folder; None: `comparison` beside the recipe's output.
-        analysis: end with the analysis of what training changed, and the page.
     """
 
     methods: Sequence[str] | None = None
@@ -47,7 +44,6 @@ class CompareOptions:
     learning_rates: Sequence[float] | None = None
     limit: int | None = None
     out: Path | None = None
-    analysis: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,16 +51,16 @@ class Comparison:
     """What `compare` made.
 
     Attributes:
-        folder: with comparison.json, results.json, the cells, and analysis/.
+        folder: with comparison.json, results.json and the cells.
         results: the content of results.json.
         failures: the cells that did not end well.
-        page: the page; None: no cell is done, or it was not asked for.
+        has_tested_cells: there is something to analyse or to show.
     """
 
     folder: Path
     results: Mapping[str, Any]
     failures: Sequence[Failure]
-    page: Path | None = None
+    has_tested_cells: bool = False
 
 
 def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progress: ComparisonProgress) -> Comparison:
@@ -106,33 +102,7 @@ def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progr
         progress.stop()
     results = summary(grid, finals, tried, chosen)
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
-    page = _page(out, progress) if options.analysis and any(map(is_done, finals)) else None
-    return Comparison(out, results, failures, page)
-
-
-def _page(out: Path, progress: ComparisonProgress) -> Path:
-    """Analyse the cells, and write the page; of results alone, where there is nothing to analyse."""
-    from multilora.report.analyze import AnalyzeOptions, analyze
-    from multilora.report.page import REPORT_FILE, report_on
-
-    folder = out / ANALYSIS
-    try:
-        return analyze([str(out)], folder, AnalyzeOptions(), _AnalysisNotes(progress)).page
-    except InputError as error:
-        progress.note(f"no analysis: {error}")
-    folder.mkdir(exist_ok=True)
-    report_on(folder / REPORT_FILE, None, [out])
-    return folder / REPORT_FILE
-
-
-class _AnalysisNotes(Silent):
-    """How many matrices an analysis has, as a note of the comparison."""
-
-    def __init__(self, progress: ComparisonProgress) -> None:
-        self._progress = progress
-
-    def start(self, total: int, done: int) -> None:
-        self._progress.note(f"analysing what training changed in {total:,} matrices")
+    return Comparison(out, results, failures, any(map(is_done, finals)))
 
 
 def _section(recipe: Recipe, options: CompareOptions) -> ComparisonSection:
