@@ -32,9 +32,8 @@ from adapter_files import (
     save_adapter,
     tokens,
 )
-from disk_events import Moment, die_at
+from disk_events import Moment, die_at, failing_at
 from multilora import InputError, MultiLoraConfig, export_lora, from_lora
-from multilora.adapter import exporting
 from multilora.adapter import file as checkpoint
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.file import WEIGHTS_FILE, open_adapter
@@ -439,13 +438,11 @@ def test_a_link_to_a_folder_stays_one(adapter: Path, tmp_path: Path) -> None:
     assert_same_deltas(tmp_path / "real", adapter, 1e-6)
 
 
-def test_an_error_while_writing_leaves_the_former_export(
-    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_while_writing_leaves_the_former_export(adapter: Path, tmp_path: Path) -> None:
     export_lora(adapter, tmp_path / "out", rank=2)
     former = (tmp_path / "out" / WEIGHTS_FILE).read_bytes()
-    monkeypatch.setattr(exporting, "write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    full = failing_at(Moment("adapter_config.json", "write"), OSError("disk full"))
+    with full, pytest.raises(OSError, match="disk full"):
         export_lora(adapter, tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == former
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out"]
