@@ -14,6 +14,12 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 SPECIAL = ["<unk>", "<s>", "</s>"]
 _TEXT = ["one two three four five six seven eight nine ten", "the sum of one and two is three and so on"] * 4
 

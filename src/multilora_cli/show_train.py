@@ -34,12 +34,11 @@ def summary(result: RunResult) -> list[str]:
     figures = result.results
     lines = [
         f"{result.folder}{': this run was finished before; nothing to do' if result.finished_before else ''}",
-        f"  loss {figures['final_loss']:.4f} after {figures['steps']:,} steps{_epochs(figures['epochs'])}",
-        f"  {figures['tokens']:,} tokens in {duration(figures['seconds'])}, "
-        f"{figures['tokens_per_second']:,.0f} per second",
-        f"  peak memory {figures['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        f"  loss {figures.final_loss:.4f} after {figures.steps:,} steps{_epochs(figures.epochs)}",
+        f"  {figures.tokens:,} tokens in {duration(figures.seconds)}, {figures.tokens_per_second:,.0f} per second",
+        f"  peak memory {figures.peak_memory_bytes / 2**20:,.0f} MiB",
     ]
-    if figures["method"] == "multilora":
+    if figures.method == "multilora":
         adapter, out = (shlex.quote(str(path)) for path in (result.weights, result.folder / "lora"))
         lines.append(f"  try: multilora export {adapter} {out}")
     return lines

@@ -15,9 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from multilora.training.metrics import read_metrics
 from places import ROOT
-from tiny_run import make_recipe
+from tiny_run import make_recipe, read_lines
 
 
 def torchrun(*arguments: str, folder: Path, processes: int = 2) -> subprocess.Popen[str]:
@@ -36,7 +35,7 @@ def multilora(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Weights and metrics of a finished run."""
     (weights,) = (*folder.glob("adapter/adapter_model.safetensors"), *folder.glob("model/model.safetensors"))
-    lines = read_metrics(folder / "metrics.jsonl")
+    lines = read_lines(folder / "metrics.jsonl")
     for line in lines:
         del line["seconds"], line["tokens_per_second"]
     return load_file(weights), lines

@@ -17,9 +17,8 @@ from effort import seeded
 from end_to_end.in_processes import Jobs, Runs, assert_close, assert_equal, files_of, multilora, settings
 from multilora import InputError
 from multilora.recipe.file import load_recipe
-from multilora.training.metrics import read_metrics
 from multilora.training.run import train
-from tiny_run import make_recipe, undo
+from tiny_run import make_recipe, read_lines, undo
 
 PLAIN = {"name": "multilora", "r": 4, "num_loras": 2}  # without dropout, whose masks are each process's own
 # Name, method, overrides; batch_size is set to 2 for two processes and to 4 for one.
@@ -86,7 +85,7 @@ def test_two_processes_train_what_one_trains(runs: Runs, name: str) -> None:
 
 
 def test_validation_is_that_of_one_process(runs: Runs) -> None:
-    two, one = (read_metrics(folder("validated") / "validation.jsonl") for folder in (runs.of_two, runs.of_one))
+    two, one = (read_lines(folder("validated") / "validation.jsonl") for folder in (runs.of_two, runs.of_one))
     assert [line["step"] for line in two] == [line["step"] for line in one] == [0, 5, 10, 12]
     for line, expected in zip(two, one, strict=True):
         assert line["general_text"] == pytest.approx(expected["general_text"], abs=1e-5)

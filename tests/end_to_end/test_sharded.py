@@ -16,9 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from end_to_end.in_processes import Jobs, Runs, assert_close, assert_equal, files_of, outcome, settings
 from multilora.recipe.file import load_recipe
-from multilora.training.metrics import read_metrics
 from multilora.training.run import train
-from tiny_run import make_model, undo
+from tiny_run import make_model, read_lines, undo
 
 SHARDED = ["hardware.sharding=full", "hardware.devices=2"]
 PLAIN = {
@@ -129,7 +128,7 @@ def test_the_optimizer_s_state_is_that_of_one_process(runs: Runs) -> None:
 
 
 def test_validation_is_that_of_one_process(runs: Runs) -> None:
-    two, one = (read_metrics(folder("validated") / "validation.jsonl") for folder in (runs.of_two, runs.of_one))
+    two, one = (read_lines(folder("validated") / "validation.jsonl") for folder in (runs.of_two, runs.of_one))
     assert [line["step"] for line in two] == [line["step"] for line in one] == [0, 5, 10, 12]
     for line, expected in zip(two, one, strict=True):
         assert line["loss"] == pytest.approx(expected["loss"], rel=1e-5)

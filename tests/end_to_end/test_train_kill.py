@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 import children
 from disk_events import Moment, die_at
 from effort import seeded
-from multilora.training.metrics import read_metrics
-from tiny_run import make_recipe
+from tiny_run import make_recipe, read_lines
 
 STEPS = 14
 # A moment, a path in the recipe's folder that is there after the kill, and one that is not.
@@ -80,7 +79,7 @@ def finish(recipe: Path, resume: bool = False) -> None:
 
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     times = ("seconds", "tokens_per_second")
-    lines = [{k: v for k, v in line.items() if k not in times} for line in read_metrics(folder / "metrics.jsonl")]
+    lines = [{k: v for k, v in line.items() if k not in times} for line in read_lines(folder / "metrics.jsonl")]
     return load_file(folder / "adapter" / "adapter_model.safetensors"), lines
 
 

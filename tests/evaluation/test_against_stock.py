@@ -112,7 +112,7 @@ def same_scores(model: Any, tokenizer: Any, rows: Sequence[Example], stock: Any)
     ours, theirs = evaluation.tasks["ours"], evaluation.tasks[name]
     assert len(ours.predictions) == len(theirs.predictions) == len(rows)
     for mine, other in zip(ours.predictions, theirs.predictions, strict=True):
-        assert mine["log_likelihoods"] == pytest.approx([value for value, _ in other["responses"]], abs=1e-4, rel=0)
+        assert mine.log_likelihoods == pytest.approx([value for value, _ in other.responses], abs=1e-4, rel=0)
     mine, other = ours.metrics["accuracy"], theirs.metrics["acc"]
     assert (mine.value, mine.standard_error, mine.count) == (other.value, other.standard_error, other.count)
 
@@ -182,8 +182,8 @@ def test_multirc_has_the_same_text_with_another_boundary(
     assert mine.long_prompts == other.long_prompts
     assert mine.predictions
     for one, theirs_of_it in zip(mine.predictions, other.predictions, strict=True):
-        no, yes = one["log_likelihoods"]
-        (other_yes, _), (other_no, _) = theirs_of_it["responses"]
+        no, yes = one.log_likelihoods
+        (other_yes, _), (other_no, _) = theirs_of_it.responses
         assert yes - no == pytest.approx(other_yes - other_no, abs=1e-3)
     accuracy = mine.metrics["accuracy"].value
     assert accuracy is not None
@@ -290,9 +290,9 @@ def test_gsm8k(data_dir: Path, model: Any, tokenizer: Any, tmp_path: Path) -> No
         max_new_tokens=24,
         harness_tasks=StockTasks({"stock_gsm8k": stock}),
     )
-    theirs = [record for record in evaluation.tasks["stock_gsm8k"].predictions if record["filter"] == "strict-match"]
+    theirs = [record for record in evaluation.tasks["stock_gsm8k"].predictions if record.filter == "strict-match"]
     texts = _generated(stock)
-    assert [record["generated"] for record in evaluation.tasks["ours"].predictions] == texts
+    assert [record.generated for record in evaluation.tasks["ours"].predictions] == texts
     assert any(texts)
     assert len(theirs) == len(rows)
 

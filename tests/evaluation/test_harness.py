@@ -56,14 +56,12 @@ def run(model: Any, tokenizer: Any, **options: Any) -> Mapping[str, TaskEvaluati
 
 
 def likelihoods(found: TaskEvaluation) -> list[list[float]]:
-    return [record["log_likelihoods"] for record in found.predictions]
+    return [record.log_likelihoods for record in found.predictions]
 
 
 def same(one: Mapping[str, TaskEvaluation], other: Mapping[str, TaskEvaluation], abs: float) -> None:
     assert np.array(likelihoods(one["choices"])) == pytest.approx(np.array(likelihoods(other["choices"])), abs=abs)
-    assert [r["generated"] for r in one["numbers"].predictions] == [
-        r["generated"] for r in other["numbers"].predictions
-    ]
+    assert [r.generated for r in one["numbers"].predictions] == [r.generated for r in other["numbers"].predictions]
 
 
 # Likelihoods ------------------------------------------------------------------------------------------------------
@@ -72,7 +70,7 @@ def same(one: Mapping[str, TaskEvaluation], other: Mapping[str, TaskEvaluation],
 def test_a_likelihood_is_that_of_the_choices_tokens_after_the_prompt(model: Any, tokenizer: Any) -> None:
     (found,) = run(model, tokenizer, tasks=tasks()[:1]).values()
     for record, prompt in zip(found.predictions, PROMPTS, strict=True):
-        for choice, value in zip(record["choices"], record["log_likelihoods"], strict=True):
+        for choice, value in zip(record.choices, record.log_likelihoods, strict=True):
             before, ids = tokenizer.encode(prompt), tokenizer.encode(prompt + choice)
             with torch.no_grad():
                 logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -126,11 +124,11 @@ def test_twice_is_the_same(model: Any, tokenizer: Any) -> None:
 
 
 def test_a_limit_scores_the_same_rows_in_the_same_way(model: Any, tokenizer: Any) -> None:
-    every = {record["id"]: record for record in run(model, tokenizer)["choices"].predictions}
+    every = {record.id: record for record in run(model, tokenizer)["choices"].predictions}
     some = run(model, tokenizer, limit=7)["choices"]
     assert len(some.predictions) == some.rows == 7
     for record in some.predictions:
-        assert record["log_likelihoods"] == pytest.approx(every[record["id"]]["log_likelihoods"], abs=1e-5)
+        assert record.log_likelihoods == pytest.approx(every[record.id].log_likelihoods, abs=1e-5)
 
 
 # Scores -----------------------------------------------------------------------------------------------------------
@@ -152,7 +150,7 @@ def test_a_model_that_knows_the_answers_is_right(make_llama: MakeModel, tokenize
     found = run(model, tokenizer, tasks=[GivenTask("choices", rows), GivenTask("numbers", numbers, NUMBER)])
     assert found["choices"].metrics["accuracy"].value == 1.0
     assert found["numbers"].metrics["exact_match"].value == 1.0
-    assert found["numbers"].predictions[0]["generated"].strip() == "#### 12"
+    assert found["numbers"].predictions[0].generated.strip() == "#### 12"
 
 
 def test_mmlu_is_also_scored_by_subject_and_category(tmp_path: Path, make_llama: MakeModel, tokenizer: Any) -> None:
@@ -173,7 +171,7 @@ def test_questions_are_scored_and_left_out_as_a_whole(model: Any, tokenizer: Any
     prompts = ["one", "two " * 200, "three", "four"]
     task = GivenTask("q", yes_no(prompts, {0: "a", 1: "a", 2: "b", 3: "b"}), QUESTIONS)
     (found,) = run(model, tokenizer, tasks=[task]).values()
-    assert [record["id"] for record in found.predictions] == ["id-2", "id-3"]
+    assert [record.id for record in found.predictions] == ["id-2", "id-3"]
     assert found.metrics["exact_match_of_questions"].count == 1
     assert found.groups == {}
 

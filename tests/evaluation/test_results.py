@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multilora.evaluation.results import STATISTICS, Answer, Score, normalised_answer, score, word_f1
+from multilora.evaluation.saved import AnswerLine
 from multilora.tasks.example import Example
 
 f1_score = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn, which lm-eval brings").f1_score
@@ -145,7 +145,7 @@ def test_a_record_says_enough_for_every_metric() -> None:
     }
     assert of.keys() == STATISTICS.keys()
     for metric, answers in of.items():
-        again = [Answer.of_record(json.loads(json.dumps(answer.record()))) for answer in answers]
+        again = [AnswerLine.model_validate_json(AnswerLine.of(answer).text()).answer() for answer in answers]
         assert score(metric, again) == score(metric, answers)
 
 

@@ -84,8 +84,8 @@ def test_every_filter_of_gsm8k_is_a_metric(model: Any, tokenizer: Any, tmp_path:
     task = stock_task(tmp_path, "gsm8k/gsm8k.yaml", gsm8k(5), generation_kwargs=kwargs)
     (found,) = run(model, tokenizer, task).values()
     assert set(found.metrics) == {"exact_match,strict-match", "exact_match,flexible-extract"}
-    assert [record["filter"] for record in found.predictions].count("strict-match") == 5
-    json.dumps(found.predictions, allow_nan=False)
+    assert [record.filter for record in found.predictions].count("strict-match") == 5
+    json.dumps([record.content() for record in found.predictions], allow_nan=False)
 
 
 def test_shots_are_those_that_the_harness_draws(model: Any, tokenizer: Any, tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_long_rows_are_left_out_and_the_others_keep_their_shots(model: Any, toke
     assert 0 < some.long_prompts.count == some.long_prompts.dropped == 40 - len(some.predictions)
     assert every.long_prompts is not None
     assert every.long_prompts.count == some.long_prompts.count
-    by_id = {record["id"]: record for record in every.predictions}
+    by_id = {record.id: record for record in every.predictions}
     for record in some.predictions:
-        theirs = by_id[record["id"]]["responses"]
-        assert np.array(record["responses"])[:, 0] == pytest.approx(np.array(theirs)[:, 0], abs=1e-4)
+        theirs = by_id[record.id].responses
+        assert np.array(record.responses)[:, 0] == pytest.approx(np.array(theirs)[:, 0], abs=1e-4)
     with pytest.raises(InputError, match=r"stock_boolq: row \d+ needs \d+ tokens"):
         run(model, tokenizer, task, on_long_prompt="fail")
 
@@ -128,8 +128,8 @@ def test_where_nothing_is_left_there_is_no_score(model: Any, tokenizer: Any, tmp
 def test_a_limit_is_a_fixed_sample(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     task = stock_task(tmp_path, "super_glue/boolq/default.yaml", boolq(30))
     (one,), (other,) = (run(model, tokenizer, task, limit=8).values() for _ in range(2))
-    ids = [record["id"] for record in one.predictions]
-    assert ids == [record["id"] for record in other.predictions] != [str(number) for number in range(8)]
+    ids = [record.id for record in one.predictions]
+    assert ids == [record.id for record in other.predictions] != [str(number) for number in range(8)]
     assert len(ids) == one.rows == 8
 
 

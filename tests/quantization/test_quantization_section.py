@@ -122,7 +122,7 @@ def test_what_does_not_fit_the_model_is_refused(path: Path, section: str, method
 @pytest.mark.usefixtures("bnb")
 def test_the_output_layer_may_be_trained_whole(path: Path) -> None:
     method = json.dumps({"name": "multilora", "r": 2, "modules_to_save": ["lm_head"]})
-    assert train(load(path, "{}", f"method={method}", "training.steps=2")).results["steps"] == 2
+    assert train(load(path, "{}", f"method={method}", "training.steps=2")).results.steps == 2
 
 
 @pytest.mark.usefixtures("bnb")

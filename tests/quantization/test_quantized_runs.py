@@ -97,10 +97,10 @@ def test_a_run_trains_everything_in_fp32(bits: str, once: dict[str, RunResult], 
     lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
     plain = load_recipe(room / "recipe.yaml")
-    assert result.results["recipe_hash"] != plain.recipe_hash()
-    assert "bitsandbytes" in result.results["versions"]
+    assert result.results.recipe_hash != plain.recipe_hash()
+    assert "bitsandbytes" in result.results.versions
     unpacked = sum(tensor.numel() for tensor in load_file(room / "model" / "model.safetensors").values())
-    assert result.results["parameters"]["total"] - result.results["parameters"]["trainable"] == unpacked
+    assert result.results.parameters.total - result.results.parameters.trainable == unpacked
 
 
 @pytest.mark.parametrize(("bits", "step"), [("4", 3), ("4", 7), ("8", 7)])

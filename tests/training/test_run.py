@@ -19,10 +19,9 @@ from multilora import InputError
 from multilora.recipe.file import load_recipe
 from multilora.terminal import Silent
 from multilora.training.batches import TASK_IDS
-from multilora.training.metrics import read_metrics
 from multilora.training.run import RunResult, train
 from multilora.training.sft import SftTrainer
-from tiny_run import make_model, make_recipe
+from tiny_run import make_model, make_recipe, read_lines
 
 TIMES = {"seconds", "tokens_per_second"}
 
@@ -104,8 +103,8 @@ def test_the_run_folder_is_complete(once: tuple[Path, RunResult]) -> None:
 def test_the_results_hold_every_figure(once: tuple[Path, RunResult]) -> None:
     path, result = once
     results = json.loads((result.folder / "results.json").read_text())
-    assert results == json.loads(json.dumps(result.results))
-    lines = read_metrics(result.folder / "metrics.jsonl")
+    assert (result.folder / "results.json").read_text() == result.results.text()
+    lines = read_lines(result.folder / "metrics.jsonl")
     assert results["final_loss"] == lines[-1]["loss"]
     assert results["recipe_hash"] == load_recipe(path).recipe_hash()
     assert results["steps"] == 12
@@ -119,7 +118,7 @@ def test_the_results_hold_every_figure(once: tuple[Path, RunResult]) -> None:
 
 
 def test_metrics_have_each_logged_step_once_and_the_checkpoints_steps(once: tuple[Path, RunResult]) -> None:
-    lines = read_metrics(once[1].folder / "metrics.jsonl")
+    lines = read_lines(once[1].folder / "metrics.jsonl")
     assert [line["step"] for line in lines] == [3, 4, 6, 8, 9, 12]
     for line in lines:
         assert {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "epoch", "seconds"} <= line.keys()
@@ -148,8 +147,8 @@ def test_an_optimizer_state_loads_as_weights_only(once: tuple[Path, RunResult]) 
 def test_the_same_recipe_gives_the_same_bits(once: tuple[Path, RunResult], copied: Path) -> None:
     again = run(copied)
     assert_same(weights(once[1]), weights(again))
-    assert without_times(read_metrics(again.folder / "metrics.jsonl")) == without_times(
-        read_metrics(once[1].folder / "metrics.jsonl")
+    assert without_times(read_lines(again.folder / "metrics.jsonl")) == without_times(
+        read_lines(once[1].folder / "metrics.jsonl")
     )
 
 
@@ -174,8 +173,8 @@ def test_interrupted_and_resumed_is_uninterrupted(once: tuple[Path, RunResult], 
     assert told.steps == list(range(first + 1, 13))
     assert any("resuming from" in note or "from the beginning" in note for note in told.notes)
     assert_same(weights(once[1]), weights(resumed))
-    assert without_times(read_metrics(resumed.folder / "metrics.jsonl")) == without_times(
-        read_metrics(once[1].folder / "metrics.jsonl")
+    assert without_times(read_lines(resumed.folder / "metrics.jsonl")) == without_times(
+        read_lines(once[1].folder / "metrics.jsonl")
     )
 
 
@@ -187,8 +186,8 @@ def test_a_packed_run_interrupted_and_resumed_is_uninterrupted(copied: Path, ste
         run(copied, *packed, progress=Told(interrupt_at=step))
     resumed = run(copied, *packed, resume=True)
     assert_same(weights(whole), weights(resumed))
-    assert without_times(read_metrics(resumed.folder / "metrics.jsonl")) == without_times(
-        read_metrics(whole.folder / "metrics.jsonl")
+    assert without_times(read_lines(resumed.folder / "metrics.jsonl")) == without_times(
+        read_lines(whole.folder / "metrics.jsonl")
     )
 
 
@@ -197,8 +196,8 @@ def test_epochs_of_packed_rows_are_passes_over_the_examples(copied: Path) -> Non
     del recipe["training"]["steps"]
     copied.write_text(yaml.safe_dump(recipe))
     result = run(copied, "training.epochs=2", "training.packing=true", "training.batch_size=1")
-    assert 2 <= result.results["epochs"] < 2.2
-    assert result.results["tokens"] > 0.9 * result.results["steps"] * 128
+    assert 2 <= result.results.epochs < 2.2
+    assert result.results.tokens > 0.9 * result.results.steps * 128
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -234,7 +233,7 @@ def first_batch_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -> float:
 def test_the_first_loss_is_the_base_models(once: tuple[Path, RunResult], monkeypatch: pytest.MonkeyPatch) -> None:
     path = once[0]
     expected = first_batch_loss(path, monkeypatch)
-    (line,) = read_metrics(path.parent / "one" / "metrics.jsonl")
+    (line,) = read_lines(path.parent / "one" / "metrics.jsonl")
     assert line["loss"] == pytest.approx(expected, rel=1e-6)
 
 
@@ -261,8 +260,8 @@ def test_epochs_are_passes_over_the_rows(copied: Path) -> None:
     del recipe["training"]["steps"]
     copied.write_text(yaml.safe_dump(recipe))
     result = run(copied, "training.epochs=1", "training.batch_size=8")
-    assert result.results["steps"] == 9  # 70 rows by 8
-    assert result.results["epochs"] == pytest.approx(72 / 70)
+    assert result.results.steps == 9  # 70 rows by 8
+    assert result.results.epochs == pytest.approx(72 / 70)
 
 
 @pytest.mark.parametrize("method", ["multilora", "lora", "full"])
@@ -271,7 +270,7 @@ def test_bf16_trains_every_method_with_fp32_weights(copied: Path, method: str) -
     copied.write_text(yaml.safe_dump(recipe))
     result = run(copied, "training.precision=bf16", "training.steps=3", "training.learning_rate=0.001")
     assert all(tensor.dtype == torch.float32 for tensor in weights(result).values())
-    assert result.results["final_loss"] > 0
+    assert result.results.final_loss > 0
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(once: tuple[Path, RunResult], copied: Path) -> None:
@@ -328,7 +327,7 @@ def test_a_finished_run_is_left_as_it_is_by_resume(once: tuple[Path, RunResult])
     before = snapshot(once[1].folder)
     result = run(once[0], resume=True)
     assert result.finished_before
-    assert result.results == json.loads(json.dumps(once[1].results))
+    assert result.results == once[1].results
     assert snapshot(once[1].folder) == before
 
 
@@ -353,7 +352,7 @@ def test_overwrite_replaces_the_whole_run(copied: Path) -> None:
     assert not run(copied, "training.steps=3", overwrite=True).finished_before
     folder = copied.parent / "run"
     assert [entry.name for entry in (folder / "checkpoints").iterdir()] == ["checkpoint-3"]
-    assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [3]
+    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [3]
     assert sorted(entry.name for entry in copied.parent.iterdir()) == ["recipe.yaml", "run"]
 
 
@@ -372,7 +371,7 @@ def test_what_is_no_run_is_never_overwritten(copied: Path) -> None:
 
 def test_an_empty_folder_and_resume_before_the_first_run_are_fine(copied: Path) -> None:
     (copied.parent / "run").mkdir()
-    assert run(copied, "training.steps=1", resume=True).results["steps"] == 1
+    assert run(copied, "training.steps=1", resume=True).results.steps == 1
 
 
 def test_resuming_with_another_recipe_names_what_differs(copied: Path) -> None:
@@ -486,9 +485,9 @@ def test_rows_that_leak_stop_a_run_or_are_left_out(copied: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
     told = Told()
     result = run(copied, f"tasks.a.test={test}", "mixture.on_leak=drop", progress=told)
-    leaked = result.results["tasks"]["a"]["leaked"]
+    leaked = result.results.tasks["a"].leaked
     assert leaked >= 3
-    assert result.results["tasks"]["a"]["rows"] == 40 - leaked
+    assert result.results.tasks["a"].rows == 40 - leaked
     assert json.loads((result.folder / "data.json").read_text())["tasks"]["a"]["leaked"] == leaked
     assert any(note.startswith(f"a: {leaked} rows left out of training: a.jsonl") for note in told.notes)
 

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from multilora import InputError
 from multilora.recipe.file import load_recipe
 from multilora.terminal import Silent
-from multilora.training.metrics import read_metrics
 from multilora.training.run import RunResult, train
-from tiny_run import make_recipe
+from tiny_run import make_recipe, read_lines
 
 STREAMING = ("mixture.streaming=true", "mixture.shuffle_buffer=8")
 PACKED = ("training.packing=true", "training.batch_size=1", "training.gradient_accumulation=2")
@@ -36,10 +35,10 @@ def run(path: Path, *overrides: str, **options: Any) -> RunResult:
 
 
 def outcome(result: RunResult) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], Any]:
-    lines = read_metrics(result.folder / "metrics.jsonl")
+    lines = read_lines(result.folder / "metrics.jsonl")
     for line in lines:
         del line["seconds"], line["tokens_per_second"]
-    return load_file(result.weights / "adapter_model.safetensors"), lines, result.results["tasks"]
+    return load_file(result.weights / "adapter_model.safetensors"), lines, result.results.tasks
 
 
 @pytest.mark.parametrize("options", [(), PACKED], ids=["padded", "packed"])
@@ -60,23 +59,24 @@ def test_a_stream_learns_what_an_encoded_mixture_learns(tmp_path: Path) -> None:
     equal = ("tasks.a.rate=4", "tasks.b.rate=3")  # one pass is then all 70 rows
     encoded = train(load_recipe(path, equal))
     result = run(path, *equal, f"training.output={tmp_path / 'streamed'}", "mixture.shuffle_buffer=70")
-    first, second = (read_metrics(each.folder / "metrics.jsonl")[0] for each in (encoded, result))
+    first, second = (read_lines(each.folder / "metrics.jsonl")[0] for each in (encoded, result))
     assert second["loss"] == pytest.approx(first["loss"], rel=0.02)  # turns are exact over 1,000 draws, not over 70
     assert "epoch" not in second
-    assert result.results["epochs"] is None
-    assert sum(task["drawn"] for task in result.results["tasks"].values()) == 70
+    assert result.results.epochs is None
+    assert sum(task.drawn or 0 for task in result.results.tasks.values()) == 70
 
 
 def test_the_results_tell_what_became_of_the_rows(tmp_path: Path) -> None:
     path = make_recipe(tmp_path, steps=30)
     with (tmp_path / "a.jsonl").open("a") as file:
         file.write('{"q": "one"}\n')
-    tasks = run(path, "tasks.a.on_bad_row=skip").results["tasks"]
-    assert tasks["a"]["rows"] == 41
-    assert tasks["a"]["skipped"] == 1
-    assert tasks["a"]["passes"] == 2  # 80 of 120 draws
-    assert tasks["a"]["drawn"] + tasks["b"]["drawn"] == 120
-    assert abs(tasks["a"]["drawn"] - 80) < 10
+    tasks = run(path, "tasks.a.on_bad_row=skip").results.tasks
+    assert tasks["a"].rows == 41
+    assert tasks["a"].skipped == 1
+    assert tasks["a"].passes == 2  # 80 of 120 draws
+    drawn = [task.drawn or 0 for task in tasks.values()]
+    assert sum(drawn) == 120
+    assert abs(drawn[0] - 80) < 10
     record = json.loads((tmp_path / "run" / "data.json").read_text())
     assert record["tasks"]["b"]["files"][0]["bytes"] == (tmp_path / "b.jsonl").stat().st_size
 

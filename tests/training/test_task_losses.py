@@ -21,11 +21,10 @@ from trl.trainer.utils import add_fused_lm_head
 
 from multilora.recipe.file import load_recipe
 from multilora.training.batches import IGNORED, TASK_IDS, Collator, PackedCollator
-from multilora.training.metrics import read_metrics
 from multilora.training.run import train
 from multilora.training.sft import SftTrainer
 from multilora.training.task_losses import TaskLosses, by_task
-from tiny_run import make_model, make_recipe
+from tiny_run import make_model, make_recipe, read_lines
 
 Example = dict[str, Any]
 
@@ -123,7 +122,7 @@ def test_gradients_of_packed_rows_are_those_of_padded_ones(fused: PreTrainedMode
 
 def run(folder: Path, *overrides: str) -> list[dict[str, Any]]:
     result = train(load_recipe(make_recipe(folder), overrides))
-    return read_metrics(result.folder / "metrics.jsonl")
+    return read_lines(result.folder / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("packing", [False, True])

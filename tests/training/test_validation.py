@@ -21,10 +21,9 @@ from multilora.data.encoding import PromptCompletionEncoder, encode_task
 from multilora.evaluation.harness import evaluate_tasks
 from multilora.recipe.file import load_recipe
 from multilora.terminal import Silent
-from multilora.training.metrics import read_metrics
 from multilora.training.prepare import open_tasks
 from multilora.training.run import RunResult, train
-from tiny_run import make_recipe
+from tiny_run import make_recipe, read_lines
 
 TEXTS = ["one two three four five six", "the sum of one and two is three and so on " * 6, "seven"]
 
@@ -69,7 +68,7 @@ def run(path: Path, *overrides: str, **options: Any) -> RunResult:
 
 
 def lines(result: RunResult) -> list[dict[str, Any]]:
-    return read_metrics(result.folder / "validation.jsonl")
+    return read_lines(result.folder / "validation.jsonl")
 
 
 def weights(result: RunResult) -> dict[str, Tensor]:
@@ -127,11 +126,9 @@ def test_validation_changes_nothing(recipe: Callable[..., Path]) -> None:
     looked = run(recipe({"every": 2}), f"training.output={plain.folder.with_name('looked')}")
     assert [line["step"] for line in lines(looked)] == [0, 2, 4, 6, 8, 10, 12]
     assert all(torch.equal(tensor, weights(looked)[name]) for name, tensor in weights(plain).items())
-    kept = [
-        {k: v for k, v in line.items() if "second" not in k} for line in read_metrics(plain.folder / "metrics.jsonl")
-    ]
+    kept = [{k: v for k, v in line.items() if "second" not in k} for line in read_lines(plain.folder / "metrics.jsonl")]
     assert kept == [
-        {k: v for k, v in line.items() if "second" not in k} for line in read_metrics(looked.folder / "metrics.jsonl")
+        {k: v for k, v in line.items() if "second" not in k} for line in read_lines(looked.folder / "metrics.jsonl")
     ]
 
 
@@ -162,7 +159,7 @@ def test_an_interrupted_run_ends_with_the_same_validation_and_the_same_best(reci
         run(path, elsewhere, progress=Told(interrupt_at=7))
     resumed = run(path, elsewhere, resume=True)
     assert lines(resumed) == lines(whole)
-    assert resumed.results["validation"] == whole.results["validation"]
+    assert resumed.results.validation == whole.results.validation
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from multilora.comparison.grid import Cell
 from multilora.errors import InputError
 from multilora.evaluation.results import Answer
+from multilora.evaluation.saved import PREDICTIONS, AnswerLine, EvaluationResults, predictions_name
+from multilora.runs.records import RunResults, ValidationLine
 
 
 def is_done(cell: Cell) -> bool:
@@ -20,7 +20,7 @@ def is_done(cell: Cell) -> bool:
     """
     if not result_file(cell).is_file():
         return False
-    found = json.loads((cell.folder / "results.json").read_text(encoding="utf-8"))["recipe_hash"]
+    found = RunResults.read(cell.folder / "results.json").recipe_hash
     if found != cell.recipe.recipe_hash():
         raise InputError(
             f"{str(cell.folder)!r} holds results of another recipe (its learning rate, perhaps) than the comparison "
@@ -41,27 +41,24 @@ class CellResults:
         self.cell = cell
 
     @cached_property
-    def training(self) -> dict[str, Any]:
+    def training(self) -> RunResults:
         """The run's results.json."""
-        return _json(self.cell.folder / "results.json")
+        return RunResults.read(self.cell.folder / "results.json")
 
     @cached_property
     def scores(self) -> dict[str, tuple[str, float]]:
         """Of each scored task its main metric and the value."""
-        tasks = _json(result_file(self.cell))["tasks"]
         found: dict[str, tuple[str, float]] = {}
-        for name, task in tasks.items():
-            for metric, score in list(task.get("metrics", {}).items())[:1]:
-                if score["value"] is not None:
-                    found[name] = (metric, score["value"])
+        for name, task in EvaluationResults.read(result_file(self.cell)).tasks.items():
+            for metric, score in list(task.metrics.items())[:1]:
+                if score.value is not None:
+                    found[name] = (metric, score.value)
         return found
 
     def answers(self, task: str) -> dict[str, Answer]:
         """The answers to a task's rows, by the rows' ids."""
-        file = result_file(self.cell).parent / "predictions" / f"{task}.jsonl"
-        with file.open(encoding="utf-8") as lines:
-            records = [json.loads(line) for line in lines]
-        return {record["id"]: Answer.of_record(record) for record in records}
+        lines = AnswerLine.read_all(result_file(self.cell).parent / PREDICTIONS / predictions_name(task))
+        return {line.id: line.answer() for line in lines}
 
     @property
     def average_score(self) -> float | None:
@@ -76,20 +73,6 @@ class CellResults:
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
     @property
-    def forgetting(self) -> float | None:
-        """How much higher the loss on general text is after training, in nats per token."""
-        validation = self.training.get("validation") or {}
-        before, after = (
-            ((validation.get(when) or {}).get("general_text") or {}).get("loss") for when in ("before", "after")
-        )
-        return None if before is None or after is None else after - before
-
-    @property
-    def validation_losses(self) -> dict[str, float]:
-        """The tasks' losses on validation rows after training."""
-        after = (self.training.get("validation") or {}).get("after") or {}
-        return {name: task["loss"] for name, task in after.get("tasks", {}).items()}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    def validation(self) -> ValidationLine | None:
+        """The validation of the trained weights."""
+        return self.training.validation.after if self.training.validation else None

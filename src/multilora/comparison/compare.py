@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from multilora.base.loading import ModelSource
 from multilora.comparison.cell_results import is_done
 from multilora.comparison.grid import Grid, single_steps
+from multilora.comparison.record import ComparisonResults
 from multilora.comparison.runner import ComparisonProgress, Failure, choose_rates, open_folder, run_cells
 from multilora.comparison.table import summary
 from multilora.data.encoder import PromptCompletionEncoder
@@ -20,7 +20,6 @@ from multilora.recipe import Recipe
 from multilora.recipe.comparison import ComparedMethod, ComparisonSection
 from multilora.recipe.file import load_recipe
 from multilora.recipe.method_names import named_method
-from multilora.storage.folders import write_text
 from multilora.terminal import quiet_libraries
 from multilora.training.prepare import encode_mixture, open_tasks, steps_of
 
@@ -58,7 +57,7 @@ class Comparison:
     """
 
     folder: Path
-    results: Mapping[str, Any]
+    results: ComparisonResults
     failures: Sequence[Failure]
     has_tested_cells: bool = False
 
@@ -101,7 +100,7 @@ def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progr
     finally:
         progress.stop()
     results = summary(grid, finals, tried, chosen)
-    write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
+    results.write(out / "results.json")
     return Comparison(out, results, failures, any(map(is_done, finals)))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multilora.comparison.record import ComparisonRecord
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, MultiLoraMethod, Recipe
 from multilora.recipe.comparison import ComparedMethod, ComparisonSection
@@ -115,15 +116,16 @@ class Grid:
             for method in self.methods
         ]
 
-    def record(self) -> dict[str, Any]:
-        """What all cells share: a folder with another record is another comparison's. Methods and seeds may grow."""
+    def record(self) -> ComparisonRecord:
+        """What all cells share; methods and seeds may grow."""
         data = self.recipe.determining()
         data["training"] = {k: v for k, v in data["training"].items() if k not in ("learning_rate", "seed")}
-        return {"recipe": data, "limit": self.section.limit, "max_new_tokens": self.section.max_new_tokens}
+        return ComparisonRecord(recipe=data, limit=self.section.limit, max_new_tokens=self.section.max_new_tokens)
 
     def hash(self) -> str:
-        """Short hash of `record`."""
-        return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()[:16]
+        """Short hash of `record`, whose format number does not count."""
+        shared = self.record().shared
+        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
 
     def equal_rank_lora(self, method: NamedMethod) -> NamedMethod | None:
         """The plain LoRA of the method's total rank, which is the fair one to compare it with."""

@@ -26,6 +26,11 @@ class ComparisonRecord(Record):
     limit: int | None
     max_new_tokens: int | None
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Plain data without the format number."""
+        return self.model_dump(exclude={"format"})
+
 
 class Trial(Part):
     """What a learning rate came to; `value` is the loss or the score, None if the trial has none."""

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from multilora.comparison.cell_results import CellResults, is_done
 from multilora.comparison.grid import Cell, Grid, best_trial
+from multilora.comparison.record import ComparisonRecord, Trial
 from multilora.errors import InputError
 from multilora.recipe.differences import differing
-from multilora.storage.folders import is_empty, write_text
+from multilora.storage.folders import is_empty
 from multilora.terminal import Progress, duration
 
 _RECORD = "comparison.json"
@@ -55,8 +56,8 @@ def open_folder(grid: Grid) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out: {str(out)!r} is a file; choose a folder")
     if record.is_file():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        if differences := differing(found, grid.record()):
+        found = ComparisonRecord.read(record)
+        if differences := differing(found.shared, grid.record().shared):
             raise InputError(
                 f"--out: {str(out)!r} holds the comparison of another recipe ({', '.join(differences[:5])} differ), "
                 "and results of different recipes are never mixed; choose another folder"
@@ -65,7 +66,7 @@ def open_folder(grid: Grid) -> None:
     if not is_empty(out):
         raise InputError(f"--out: {str(out)!r} is not empty and holds no comparison; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_text(record, json.dumps(grid.record(), indent=2) + "\n")
+    grid.record().write(record)
 
 
 def run_cells(
@@ -91,14 +92,14 @@ def run_cells(
     return failures
 
 
-def choose_rates(grid: Grid, cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, list[dict[str, Any]]]]:
+def choose_rates(grid: Grid, cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, list[Trial]]]:
     """The learning rate of each swept method, and what all its trials came to.
 
     Raises:
         InputError: no trial of a method has a value.
     """
     chosen: dict[str, float] = {}
-    tried: dict[str, list[dict[str, Any]]] = {}
+    tried: dict[str, list[Trial]] = {}
     for method in grid.swept:
         own = [cell for cell in cells if cell.method == method]
         values = [_trial_value(cell, grid.section.select_by) for cell in own]
@@ -110,7 +111,7 @@ def choose_rates(grid: Grid, cells: Sequence[Cell]) -> tuple[dict[str, float], d
             )
         chosen[method.name] = best.learning_rate
         tried[method.name] = [
-            {"learning_rate": cell.learning_rate, "value": value} for cell, value in zip(own, values, strict=True)
+            Trial(learning_rate=cell.learning_rate, value=value) for cell, value in zip(own, values, strict=True)
         ]
     return chosen, tried
 
@@ -119,16 +120,17 @@ def _outcome(cell: Cell) -> str:
     """What the cell came to, in a few words."""
     found = CellResults(cell)
     if cell.trial:
-        after = found.training["validation"]["after"]
-        return f"validation loss {after['loss']:.3f}" + (f", score {after['score']:.3f}" if "score" in after else "")
+        after = found.validation
+        assert after is not None
+        return f"validation loss {after.loss:.3f}" + ("" if after.score is None else f", score {after.score:.3f}")
     score = found.average_score
     return "no task is scored" if score is None else f"average test score {score:.3f}"
 
 
 def _trial_value(cell: Cell, select_by: str) -> float | None:
-    if not is_done(cell):
+    if not is_done(cell) or (after := CellResults(cell).validation) is None:
         return None
-    return CellResults(cell).training["validation"]["after"].get(select_by)
+    return after.score if select_by == "score" else after.loss
 
 
 def _run(cell: Cell, test: Mapping[str, Any], progress: ComparisonProgress) -> Failure | None:

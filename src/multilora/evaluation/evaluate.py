@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,16 +16,22 @@ from multilora.errors import InputError
 from multilora.evaluation.definitions import require_harness
 from multilora.evaluation.harness import MAX_NEW_TOKENS, evaluate_tasks
 from multilora.evaluation.long_prompts import OnLongPrompt
-from multilora.evaluation.records import BatchSize, Evaluation, TaskEvaluation
-from multilora.evaluation.results import Score
+from multilora.evaluation.records import Evaluation, TaskEvaluation
+from multilora.evaluation.saved import (
+    PREDICTIONS,
+    RESULTS,
+    BadRows,
+    BatchSize,
+    EvaluationResults,
+    TaskScores,
+    predictions_name,
+)
 from multilora.evaluation.stock import StockTasks, find_stock
 from multilora.evaluation.subject import Subject
 from multilora.recipe import Recipe
 from multilora.storage.folders import new_folder
 from multilora.tasks.example import EvalSplit, NoSplitError, Task
 from multilora.terminal import quiet_libraries
-
-RESULTS, PREDICTIONS = "results.json", "predictions"
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class EvalReport:
     """
 
     folder: Path
-    results: Mapping[str, Any]
+    results: EvaluationResults
 
 
 def evaluate(target: str, options: EvalOptions, note: Callable[[str], None]) -> EvalReport:
@@ -111,7 +115,7 @@ def evaluate(target: str, options: EvalOptions, note: Callable[[str], None]) -> 
             on_bad_row={name: task.on_bad_row for name, task in subject.recipe.tasks.items()} if subject.recipe else {},
             note=note,
         )
-        results = _results(subject, options, evaluation, model) | {"seconds": round(time.monotonic() - began, 2)}
+        results = _results(subject, options, evaluation, model, time.monotonic() - began)
         _write(folder, evaluation, results)
     return EvalReport(out, results)
 
@@ -159,54 +163,56 @@ def _default_out(subject: Subject, options: EvalOptions) -> Path:
 # What is written --------------------------------------------------------------------------------------------------
 
 
-def _results(subject: Subject, options: EvalOptions, evaluation: Evaluation, model: Any) -> dict[str, Any]:
+def _results(
+    subject: Subject, options: EvalOptions, evaluation: Evaluation, model: Any, seconds: float
+) -> EvaluationResults:
     recipe = subject.precision
-    return {
-        "model": subject.source.location,
-        "revision": subject.source.options.get("revision"),
-        "adapter": str(subject.adapter.resolve()) if subject.adapter else None,
-        "recipe_hash": recipe.recipe_hash() if recipe else None,
-        "split": options.split,
-        "limit": options.limit,
-        "batch_size": options.batch_size,
-        "on_long_prompt": options.on_long_prompt,
-        "max_length": evaluation.max_length,
-        "max_new_tokens": options.max_new_tokens,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type,
-        "tasks": {name: _task(task) for name, task in evaluation.tasks.items()},
-        "versions": {
+    return EvaluationResults(
+        model=subject.source.location,
+        revision=subject.source.options.get("revision"),
+        adapter=str(subject.adapter.resolve()) if subject.adapter else None,
+        recipe_hash=recipe.recipe_hash() if recipe else None,
+        split=options.split,
+        limit=options.limit,
+        batch_size=options.batch_size,
+        on_long_prompt=options.on_long_prompt,
+        max_length=evaluation.max_length,
+        max_new_tokens=options.max_new_tokens,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type,
+        tasks={name: _scores(task) for name, task in evaluation.tasks.items()},
+        versions={
             "python": platform.python_version(),
             "lm_eval": evaluation.harness,
             **{name: version(name) for name in ("multilora", "torch", "transformers", "peft")},
         },
-    }
+        seconds=round(seconds, 2),
+    )
 
 
-def _task(task: TaskEvaluation) -> dict[str, Any]:
+def _scores(task: TaskEvaluation) -> TaskScores:
+    seconds = round(task.seconds, 2)
     if task.not_scored:
-        return {"not_scored": task.not_scored, "seconds": round(task.seconds, 2)}
-    data: dict[str, Any] = {"metrics": _scores(task.metrics), "rows": task.rows, "scored": len(task.predictions)}
+        return TaskScores(not_scored=task.not_scored, seconds=seconds)
+    optional: dict[str, Any] = {}
     if task.long_prompts is not None:
-        data["long_prompts"] = asdict(task.long_prompts)
+        optional["long_prompts"] = task.long_prompts
     if task.counts is not None:
-        data["bad_rows"] = {"count": task.counts.skipped, "named": task.counts.skipped_named}
-    for kind, groups in task.groups.items():
-        data[f"by_{kind}"] = {name: _scores(metrics) for name, metrics in groups.items()}
-    return data | {"seconds": round(task.seconds, 2)}
+        optional["bad_rows"] = BadRows(count=task.counts.skipped, named=task.counts.skipped_named)
+    return TaskScores(
+        metrics=task.metrics,
+        rows=task.rows,
+        scored=len(task.predictions),
+        **optional,
+        groups=task.groups,
+        seconds=seconds,
+    )
 
 
-def _scores(metrics: Mapping[str, Score]) -> dict[str, Any]:
-    return {name: asdict(score) for name, score in metrics.items()}
-
-
-def _write(folder: Path, evaluation: Evaluation, results: Mapping[str, Any]) -> None:
-    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+def _write(folder: Path, evaluation: Evaluation, results: EvaluationResults) -> None:
+    (folder / RESULTS).write_text(results.text(), encoding="utf-8")
     (folder / PREDICTIONS).mkdir()
     for name, task in evaluation.tasks.items():
         if task.predictions:
-            lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in task.predictions)
-            file_name = re.sub(r"[^\w.-]", "_", name)  # the harness's names may hold anything
-            file = folder / PREDICTIONS / f"{file_name}.jsonl"
-            file.write_text("".join(lines), encoding="utf-8")
+            text = "".join(line.text(ascii_only=False) for line in task.predictions)
+            (folder / PREDICTIONS / predictions_name(name)).write_text(text, encoding="utf-8")

@@ -19,10 +19,11 @@ from multilora.evaluation.long_prompts import (
     needs_of_generation,
     sort_out,
 )
-from multilora.evaluation.records import BatchSize, Evaluation, Groups, TaskEvaluation
+from multilora.evaluation.records import Evaluation, Groups, TaskEvaluation
 from multilora.evaluation.results import Answer, score
 from multilora.evaluation.rows import OnBadRow, read_rows, unit_of
 from multilora.evaluation.runner import Runner, modes_as_before, quiet
+from multilora.evaluation.saved import AnswerLine, BatchSize
 from multilora.tasks.example import EvalSplit, Example, NoSplitError, Task
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _evaluate(
     note(f"{task.name}: evaluating {len(examples):,} rows" if examples else f"{task.name}: no row is left")
     answers = _answers(runner, task, examples, max_new_tokens, int(needs.tokens[kept].max())) if examples else []
     metrics = {name: score(name, answers, seed) for name in task.scoring.metrics}
-    records = [answer.record() for answer in answers]
+    records = [AnswerLine.of(answer) for answer in answers]
     return TaskEvaluation(metrics, _groups(task, answers, seed), records, len(rows.examples), long, rows.counts)
 
 

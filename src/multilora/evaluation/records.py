@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 from multilora.data.counts import TaskCounts
 from multilora.evaluation.long_prompts import LongPrompts
 from multilora.evaluation.results import Score
+from multilora.evaluation.saved import AnswerLine, BatchSize, HarnessAnswerLine
 
-BatchSize = int | Literal["auto"]
 Groups = Mapping[str, Mapping[str, Mapping[str, Score]]]
 
 
@@ -21,7 +20,7 @@ class TaskEvaluation:
     Attributes:
         metrics: by name, the main one first; empty: not scored.
         groups: by kind (MMLU: category, subject), then by name: the metrics of the rows of that group.
-        predictions: one plain record per scored row, in the order of the files.
+        predictions: one line per scored row, in the order of the files.
         rows: rows to evaluate, the long ones included.
         long_prompts: what did not fit; None: not scored, or a group of the harness's own tasks.
         counts: of the rows read, with the bad ones; None: not scored, or one of the harness's own tasks.
@@ -31,7 +30,7 @@ class TaskEvaluation:
 
     metrics: Mapping[str, Score] = field(default_factory=dict[str, Score])
     groups: Groups = field(default_factory=dict[str, Mapping[str, Mapping[str, Score]]])
-    predictions: Sequence[Mapping[str, Any]] = ()
+    predictions: Sequence[AnswerLine | HarnessAnswerLine] = ()
     rows: int = 0
     long_prompts: LongPrompts | None = None
     counts: TaskCounts | None = None

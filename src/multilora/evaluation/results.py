@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,35 +57,6 @@ class Answer:
     def right(self) -> bool:
         """The prediction is one of the row's answers."""
         return self.predicted in self.example.answers
-
-    def record(self) -> dict[str, Any]:
-        """The answer as plain data, one line of a predictions file."""
-        example = self.example
-        row: dict[str, Any] = {"id": row_id(example), "group": example.group}
-        if self.log_likelihoods:
-            row |= {"choices": list(example.choices), "log_likelihoods": list(self.log_likelihoods)}
-            row |= {"short": list(example.short)} if example.short else {}
-        else:
-            row |= {"generated": self.generated, "whole": self.whole}
-        return row | {"predicted": self.predicted, "answers": list(example.answers), "right": self.right}
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Answer:
-        """The answer that `record` made plain, without its prompt: enough for every metric."""
-        answers = tuple(record["answers"])
-        example = Example(
-            prompt="",
-            completion=answers[0],
-            source=record["id"],
-            id=record["id"],
-            choices=tuple(record.get("choices", ())),
-            answers=answers,
-            group=record["group"],
-            short=tuple(record.get("short", ())),
-        )
-        return cls(
-            example, tuple(record.get("log_likelihoods", ())), record.get("generated", ""), record.get("whole", False)
-        )
 
 
 @dataclass(frozen=True, slots=True)

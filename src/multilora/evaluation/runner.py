@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from multilora.errors import InputError
-from multilora.evaluation.records import BatchSize
+from multilora.evaluation.saved import BatchSize
 
 _WITHOUT_CUDA = 16  # "auto" tries sizes until memory is out, which only CUDA says without the process being killed
 

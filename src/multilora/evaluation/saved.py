@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from multilora.evaluation.long_prompts import LongPrompts, OnLongPrompt
-from multilora.evaluation.records import BatchSize
-from multilora.evaluation.results import Score
+from multilora.evaluation.results import Answer, Score, row_id
 from multilora.storage.record import Line, Part, Record
+from multilora.tasks.example import Example
+
+RESULTS, PREDICTIONS = "results.json", "predictions"
+
+BatchSize = int | Literal["auto"]
 
 _BY = "by_"
+
+
+def predictions_name(task: str) -> str:
+    """The file of a task's predictions; names of the harness's own tasks may hold anything."""
+    return re.sub(r"[^\w.-]", "_", task) + ".jsonl"
 
 
 class BadRows(Part):
     """Rows that cannot be used, and were left out: how many, and the first by the reason."""
 
     count: int
-    named: Mapping[str, tuple[str, ...]]
+    named: Mapping[str, Sequence[str]]
 
 
 class TaskScores(Part):
@@ -127,6 +137,38 @@ class AnswerLine(Line):
     predicted: str | None
     answers: tuple[str, ...]
     right: bool
+
+    @classmethod
+    def of(cls, answer: Answer) -> AnswerLine:
+        """The line of an answer."""
+        example = answer.example
+        if answer.log_likelihoods:
+            said: dict[str, Any] = {"choices": example.choices, "log_likelihoods": answer.log_likelihoods}
+            said |= {"short": example.short} if example.short else {}
+        else:
+            said = {"generated": answer.generated, "whole": answer.whole}
+        return cls(
+            id=row_id(example),
+            group=example.group,
+            **said,
+            predicted=answer.predicted,
+            answers=example.answers,
+            right=answer.right,
+        )
+
+    def answer(self) -> Answer:
+        """The answer without its prompt: enough for every metric."""
+        example = Example(
+            prompt="",
+            completion=self.answers[0],
+            source=self.id,
+            id=self.id,
+            choices=self.choices,
+            answers=self.answers,
+            group=self.group,
+            short=self.short,
+        )
+        return Answer(example, self.log_likelihoods, self.generated, self.whole)
 
 
 class HarnessAnswerLine(Line):

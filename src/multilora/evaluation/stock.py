@@ -24,6 +24,7 @@ from multilora.evaluation.records import TaskEvaluation
 from multilora.evaluation.results import Score, mean_of, score_of
 from multilora.evaluation.rows import in_hash_order
 from multilora.evaluation.runner import Runner, quiet
+from multilora.evaluation.saved import HarnessAnswerLine
 
 _RESAMPLES = 300  # of a metric of the harness's that is no mean: each resample is a call of its Python function
 
@@ -268,10 +269,15 @@ def _metric_name(name: str, filter_name: str) -> str:
     return name if filter_name == "none" else f"{name},{filter_name}"
 
 
-def _record(sample: Mapping[str, Any]) -> dict[str, Any]:
+def _record(sample: Mapping[str, Any]) -> HarnessAnswerLine:
     metrics = {name: _plain(sample[name]) for name in sample["metrics"]}
-    row = {"id": str(sample["doc_id"]), "filter": sample["filter"], "target": _plain(sample["target"])}
-    return row | {"responses": _plain(sample["filtered_resps"])} | metrics
+    return HarnessAnswerLine(
+        id=str(sample["doc_id"]),
+        filter=sample["filter"],
+        target=_plain(sample["target"]),
+        responses=_plain(sample["filtered_resps"]),
+        **metrics,
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -15,11 +15,12 @@ from multilora.errors import InputError
 from multilora.report.page import REPORT_FILE, report_on
 from multilora.report.static import write_figures
 from multilora.runs.find import Source, base_of, find_sources, references
-from multilora.spectral.analysis import Fault, analyse, open_runs
+from multilora.spectral.analysis import analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import AdapterDelta, DecompositionOptions
 from multilora.spectral.matrix import MatrixOptions
-from multilora.spectral.tables import JSON_FILE, as_data, write_files
+from multilora.spectral.record import Fault
+from multilora.spectral.tables import JSON_FILE, as_record, write_files
 from multilora.storage.folders import is_empty
 from multilora.terminal import Progress
 
@@ -108,9 +109,10 @@ def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress
         first = found.faults[0]
         raise InputError(f"no matrix of any run can be analysed; the first, {first.layer}: {first.message}")
     settings = {name: value for name, value in asdict(options).items() if name != "bench"}
-    data = as_data(found, location, settings, notes)
+    record = as_record(found, location, settings, notes)
+    data = record.content()
     out.mkdir(parents=True, exist_ok=True)
-    write_files(out, data, found)
+    write_files(out, record, found)
     write_figures(out / FIGURES, data, bench)
     report_on(out / REPORT_FILE, data, [Path(target) for target in targets], bench)
     return AnalyzeReport(out, out / REPORT_FILE, data, found.faults, notes)

@@ -7,7 +7,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from multilora.comparison.table import AVERAGE
+from multilora.comparison.record import AVERAGE
 from multilora.report.criteria import (
     largest_module,
     module_similarities,

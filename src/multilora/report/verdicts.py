@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from multilora.comparison.record import AVERAGE
 from multilora.comparison.statistics import mean_over_seeds
-from multilora.comparison.table import AVERAGE
 from multilora.report.numbers import counted, listed
 from multilora.report.pairing import Facts, Values
 

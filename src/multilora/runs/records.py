@@ -126,8 +126,8 @@ class ValidationLine(Line):
     general_text: GeneralText | None = None
 
 
-class BestRecord(Record):
-    """best/best.json: which weights were the best.
+class BestWeights(Part):
+    """Which weights were the best.
 
     Attributes:
         step: after which they were measured.
@@ -138,6 +138,10 @@ class BestRecord(Record):
     step: int
     best_by: str
     value: float
+
+
+class BestRecord(BestWeights, Record):
+    """best/best.json."""
 
 
 class ValidationSummary(Part):
@@ -151,7 +155,7 @@ class ValidationSummary(Part):
 
     before: ValidationLine | None
     after: ValidationLine | None
-    best: BestRecord | None
+    best: BestWeights | None
 
     @property
     def forgetting(self) -> float | None:

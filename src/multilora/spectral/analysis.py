@@ -14,23 +14,9 @@ from multilora.runs.find import Source
 from multilora.spectral.cache import Cache, hash_files
 from multilora.spectral.deltas import AdapterDelta, Decomposition, Delta, ModelDelta, decomposed
 from multilora.spectral.matrix import BaseMatrix, MatrixOptions, analyse_matrix
+from multilora.spectral.record import Fault, MatrixRecord
 from multilora.storage.safetensors import natural_order
 from multilora.terminal import Progress
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A matrix that could not be analysed.
-
-    Attributes:
-        run: name of the run.
-        layer: name of the layer.
-        message: what is wrong.
-    """
-
-    run: str
-    layer: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -61,13 +47,12 @@ class Analysis:
 
     Attributes:
         runs: all runs.
-        matrices: one record per run and matrix, as `analyse_matrix` gives it, with run, layer, block (the block's
-            number, None outside of blocks), projection (the last part of the layer's name), d_out and d_in.
+        matrices: one record per run and matrix.
         faults: the matrices that could not be analysed.
     """
 
     runs: Sequence[Run]
-    matrices: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    matrices: list[MatrixRecord] = field(default_factory=list[MatrixRecord])
     faults: list[Fault] = field(default_factory=list[Fault])
 
 
@@ -127,12 +112,12 @@ def analyse(
             try:
                 record = work.record(run)
             except InputError as error:
-                result.faults.append(Fault(run.source.name, layer, str(error)))
+                result.faults.append(Fault(run=run.source.name, layer=layer, message=str(error)))
             else:
                 d_out, d_in = run.delta.shapes[run.layers[layer]]
                 place = {"block": block_of(layer), "projection": layer.rpartition(".")[2]}
                 about = {"run": run.source.name, "layer": layer, **place, "d_out": d_out, "d_in": d_in}
-                result.matrices.append({**about, **record})
+                result.matrices.append(MatrixRecord.model_validate(about | record))
             done += 1
             progress.step(done, name=layer)
     return result

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from multilora.storage.folders import write_text
+from multilora.runs.records import MetricsLine, ValidationLine
+from multilora.storage.record import write_lines
 from multilora.terminal import Progress
 from multilora.training.task_losses import by_task
 
 _KEPT = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "epoch")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics file; a last line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+L = TypeVar("L", MetricsLine, ValidationLine)
 
 
-def cut_metrics(path: Path, step: int) -> list[dict[str, Any]]:
-    """Remove the lines beyond `step`, whose work a kill has undone. Returns the lines that stay."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+def cut_lines(kind: type[L], path: Path, step: int) -> list[L]:
+    """Remove the lines beyond `step`, whose work a kill has undone. Returns the lines that stay.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    kept = [line for line in kind.read_all(path) if line.step <= step]
+    write_lines(path, kept)
     return kept
 
 
@@ -48,10 +46,10 @@ class MetricsCallback(TrainerCallback):
         before: the last line before this session, or None; time and tokens count on from it.
     """
 
-    def __init__(self, path: Path, progress: Progress, before: Mapping[str, Any] | None) -> None:
+    def __init__(self, path: Path, progress: Progress, before: MetricsLine | None) -> None:
         self._path, self._progress = path, progress
-        self._seconds_before: float = before["seconds"] if before else 0.0
-        self._tokens: int = before["tokens"] if before else 0
+        self._seconds_before: float = before.seconds if before else 0.0
+        self._tokens: int = before.tokens if before else 0
         self._began = self._logged = time.monotonic()
 
     def on_train_begin(
@@ -83,7 +81,8 @@ class MetricsCallback(TrainerCallback):
             "seconds": round(self._seconds_before + now - self._began, 3),
         }
         self._tokens, self._logged = tokens, now
-        self._file.write(json.dumps({"step": state.global_step, **line, "tasks": by_task(logs)}) + "\n")
+        record = {"step": state.global_step, **line, "tasks": by_task(logs)}
+        self._file.write(MetricsLine.model_validate(record).text())
         self._file.flush()
         self._progress.step(state.global_step, line)
 

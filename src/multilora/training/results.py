@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from multilora.recipe import Recipe
+from multilora.runs.records import MetricsLine, ParameterNumbers, RunResults, TaskRows, ValidationSummary
 from multilora.training.model import ParameterCounts
 
 
@@ -30,7 +31,7 @@ class RunResult:
 
     folder: Path
     weights: Path
-    results: Mapping[str, Any]
+    results: RunResults
     finished_before: bool = False
 
 
@@ -38,10 +39,11 @@ def results_of(
     recipe: Recipe,
     tasks: Mapping[str, Mapping[str, Any]],
     counts: ParameterCounts,
-    metrics: Sequence[Mapping[str, Any]],
+    metrics: Sequence[MetricsLine],
     steps: int,
     processes: int,
-) -> dict[str, Any]:
+    validation: ValidationSummary | None,
+) -> RunResults:
     """The content of results.json.
 
     Args:
@@ -51,6 +53,7 @@ def results_of(
         metrics: the lines of metrics.jsonl.
         steps: optimizer steps of the whole run.
         processes: how many trained; memory is that of the main one.
+        validation: None: the recipe asks for none.
     """
     last = metrics[-1]
     unit = 1 if sys.platform == "darwin" else 1024
@@ -58,25 +61,24 @@ def results_of(
     packages = ["multilora", "torch", "transformers", "peft", "trl", "accelerate"]
     if recipe.model.quantization is not None:
         packages.append("bitsandbytes")
-    return {
-        "recipe_hash": recipe.recipe_hash(),
-        "method": recipe.method.name,
-        "seed": recipe.training.seed,
-        "steps": steps,
-        "epochs": last.get("epoch"),
-        "final_loss": last["loss"],
-        "parameters": asdict(counts),
-        "tokens": last["tokens"],
-        "seconds": last["seconds"],
-        "tokens_per_second": round(last["tokens"] / last["seconds"], 1),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        "peak_cuda_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "processes": processes,
-        "tasks": tasks,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
-    }
+    optional: dict[str, Any] = {} if validation is None else {"validation": validation}
+    return RunResults(
+        recipe_hash=recipe.recipe_hash(),
+        method=recipe.method.name,
+        seed=recipe.training.seed,
+        steps=steps,
+        epochs=last.epoch,
+        final_loss=last.loss,
+        parameters=ParameterNumbers(trainable=counts.trainable, total=counts.total),
+        tokens=last.tokens,
+        seconds=last.seconds,
+        tokens_per_second=round(last.tokens / last.seconds, 1),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        peak_cuda_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        device=device,
+        threads=torch.get_num_threads(),
+        processes=processes,
+        tasks={name: TaskRows.model_validate(rows) for name, rows in tasks.items()},
+        versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+        **optional,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.limits import ModelLimits
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, Recipe
-from multilora.storage.folders import write_text, written_aside
+from multilora.runs.records import MetricsLine, RunResults, ValidationLine
+from multilora.storage.folders import written_aside
 from multilora.terminal import Progress, Silent, quiet_libraries
 from multilora.training.checkpoints import checkpoint_step
 from multilora.training.loading import Loading, loading_of
-from multilora.training.metrics import LogAtCheckpoints, MetricsCallback, cut_metrics, read_metrics
+from multilora.training.metrics import LogAtCheckpoints, MetricsCallback, cut_lines
 from multilora.training.model import ParameterCounts, apply_method, check_packing, check_trainable
 from multilora.training.prepare import TrainingData, batch_shape, check_same_data, open_tasks, prepare_data, row_rules
 from multilora.training.processes import Processes, is_sharded
@@ -64,7 +64,7 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False, progres
                 f"training.output: {str(folder.path)!r} holds a finished run without its {weights_name}/; overwrite it "
                 "(--overwrite, overwrite=True) to train it again"
             )
-        results = json.loads(folder.results.read_text(encoding="utf-8"))
+        results = RunResults.read(folder.results)
         return RunResult(folder.path, folder.path / weights_name, results, finished_before=True)
     run = _Run(recipe, folder, folder.path / weights_name, processes, sharded, progress)
     with quiet_libraries():
@@ -206,16 +206,16 @@ class _Run:
         finally:
             metrics.close()
 
-    def _begin(self, inputs: _Inputs, trainer: SftTrainer) -> tuple[Path | None, dict[str, Any] | None]:
+    def _begin(self, inputs: _Inputs, trainer: SftTrainer) -> tuple[Path | None, MetricsLine | None]:
         """The first that is written. Returns the checkpoint to resume from, and the last line of the metrics then."""
         folder, checkpoints = self.folder, trainer.checkpoints
         folder.claim(self.recipe, inputs.data.mixture, self.processes.count)
         last = checkpoints.last()
         checkpoints.clean()
         step = checkpoint_step(last) if last else 0
-        lines = cut_metrics(folder.metrics, step)
+        lines = cut_lines(MetricsLine, folder.metrics, step)
         if inputs.validation is not None:
-            cut_metrics(folder.validation, step)
+            cut_lines(ValidationLine, folder.validation, step)
         return last, lines[-1] if lines else None
 
     def _record(
@@ -228,7 +228,7 @@ class _Run:
         best = processes.by_main(lambda: read_best(folder.best))
         whole = trainer.whole_weights() if best is None else None
 
-        def end() -> dict[str, Any]:
+        def end() -> RunResults:
             with written_aside(self.weights) as aside:
                 if best is not None:
                     shutil.copytree(folder.best, aside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))
@@ -236,11 +236,12 @@ class _Run:
                     save_weights(model, aside, whole)
                 if isinstance(recipe.method, FullMethod):
                     inputs.tokenizer.save_pretrained(str(aside))
-            metrics = read_metrics(folder.metrics)
-            results = results_of(recipe, tasks, counts, metrics, inputs.data.steps, processes.count)
+            metrics = MetricsLine.read_all(folder.metrics)
+            validation = None
             if inputs.validation is not None:
-                results["validation"] = before_and_after(read_metrics(folder.validation), best)
-            write_text(folder.results, json.dumps(results, indent=2) + "\n")
+                validation = before_and_after(ValidationLine.read_all(folder.validation), best)
+            results = results_of(recipe, tasks, counts, metrics, inputs.data.steps, processes.count, validation)
+            results.write(folder.results)
             return results
 
         return RunResult(folder.path, self.weights, processes.by_main(end))

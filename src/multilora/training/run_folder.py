@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import Recipe
 from multilora.recipe.differences import differing, flat
+from multilora.runs.records import DataRecord
 from multilora.storage.folders import is_empty, replace_folder, restore_replaced, written_aside
 
 # How the rows of a step are dealt out: to processes, to forward passes.
@@ -131,7 +131,7 @@ class RunFolder:
         """
         if not self.resumes:
             return
-        recorded = json.loads(self.data.read_text(encoding="utf-8"))["tasks"]
+        recorded = DataRecord.read(self.data).tasks
         part = mixture.RESUME_KEY
         changed = [name for name, now in mixture.record().items() if recorded[name][part] != now[part]]
         if changed:
@@ -150,8 +150,8 @@ class RunFolder:
         with written_aside(aside) as new:
             text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
             (new / self.recipe.name).write_text(text, encoding="utf-8")
-            record = {"processes": processes, "tasks": mixture.record()}
-            (new / self.data.name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            record = DataRecord(processes=processes, tasks=mixture.record())
+            (new / self.data.name).write_text(record.text(), encoding="utf-8")
         replace_folder(self.path, by=aside)
 
     @contextmanager
@@ -220,8 +220,8 @@ def _recorded(path: Path) -> dict[str, Any]:
 def _began_on(path: Path) -> int:
     """On how many processes the recorded run began."""
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["processes"])
-    except (ValueError, KeyError, TypeError) as error:
+        return DataRecord.read(path).processes
+    except InputError as error:
         raise InputError(
             f"{str(path)!r} is damaged, so the run cannot be resumed; choose another training.output, or overwrite it "
             "(--overwrite, overwrite=True)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from multilora.runs.records import BestRecord, BestWeights, ValidationLine, ValidationSummary
 from multilora.storage.folders import written_aside
 from multilora.training.trainer import save_weights
 from multilora.training.validation import Validation, as_logs, is_better, measured
@@ -20,22 +20,23 @@ RECORD = "best.json"
 _NO_SCORES = ("loss", "tokens")
 
 
-def read_best(folder: Path) -> dict[str, Any] | None:
-    """The step and value of the best weights, or None where there are none."""
+def read_best(folder: Path) -> BestRecord | None:
+    """The step and value of the best weights; None if there are none."""
     record = folder / RECORD
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+    return BestRecord.read(record) if record.is_file() else None
 
 
-def before_and_after(lines: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> dict[str, Any]:
+def before_and_after(lines: Sequence[ValidationLine], best: BestRecord | None) -> ValidationSummary:
     """For results.json: the validation of the base model, and that of the weights that the run ends with.
 
     Args:
         lines: of validation.jsonl.
         best: the record of the best weights, which the run then ends with; None: the last.
     """
-    by_step = {line["step"]: line for line in lines}
-    after = by_step.get(best["step"]) if best else (lines[-1] if lines else None)
-    return {"before": by_step.get(0), "after": after, "best": best}
+    by_step = {line.step: line for line in lines}
+    after = by_step.get(best.step) if best else (lines[-1] if lines else None)
+    weights = BestWeights(step=best.step, best_by=best.best_by, value=best.value) if best else None
+    return ValidationSummary(before=by_step.get(0), after=after, best=weights)
 
 
 class ValidationCallback(TrainerCallback):
@@ -85,7 +86,7 @@ class ValidationCallback(TrainerCallback):
             if better:
                 self._keep(line, whole)
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(ValidationLine.model_validate(line).text())
 
         processes.by_main(record)
         # To the trackers alone: the trainer's own log would end a window of its training averages.
@@ -100,15 +101,17 @@ class ValidationCallback(TrainerCallback):
         if by is None or (value := measured(line, by)) is None or math.isnan(value):
             return False
         best = read_best(self._best)
-        return best is None or is_better(value, than=best["value"], name=by)
+        return best is None or is_better(value, than=best.value, name=by)
 
     def _keep(self, line: Mapping[str, Any], whole: dict[str, Tensor] | None) -> None:
         by = self._validation.section.best_by
         assert by is not None
         with written_aside(self._best) as aside:
             save_weights(self._trainer.accelerator.unwrap_model(self._trainer.model), aside, whole)
-            record = {"step": line["step"], "best_by": by, "value": measured(line, by)}
-            (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            value = measured(line, by)
+            assert value is not None  # or it would not be the best
+            record = BestRecord(step=line["step"], best_by=by, value=value)
+            (aside / RECORD).write_text(record.text(), encoding="utf-8")
 
 
 def _summary(line: Mapping[str, Any]) -> str:
