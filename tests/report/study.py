@@ -39,7 +39,7 @@ def make_study(folder: Path) -> Path:
                     cell / "adapter", lambda tensors: [t.mul_(torch.rand(t.shape)) for t in tensors.values()]
                 )
     recipe = load_recipe(comparison / "cells/multilora/mixed/seed-0/recipe.yaml").determining()
-    (comparison / "comparison.json").write_text(json.dumps({"recipe": recipe, "limit": None}))
+    (comparison / "comparison.json").write_text(json.dumps({"recipe": recipe, "limit": None, "max_new_tokens": 16}))
     (comparison / "results.json").write_text(json.dumps(comparison_results()))
     with patch("multilora.report.analyze.write_figures"):  # they take seconds, and no page needs them
         analyze([str(comparison)], folder / "out", AnalyzeOptions(), Silent())
@@ -48,8 +48,20 @@ def make_study(folder: Path) -> Path:
 
 def run_results(number: int = 0) -> dict[str, Any]:
     """A run's results.json."""
-    counts = {"rows": 40, "kept": 38, "tokens": 400, "completion_tokens": 80}
+    counts = {
+        "rows": 40,
+        "kept": 38,
+        "skipped": 2,
+        "dropped": 0,
+        "truncated": 0,
+        "tokens": 400,
+        "completion_tokens": 80,
+    }
     return {
+        "recipe_hash": "0" * 16,
+        "method": "lora",
+        "seed": 0,
+        "epochs": None,
         "steps": 12,
         "final_loss": 2.0,
         "parameters": {"trainable": 1000 * (number + 1), "total": 10_000},
@@ -62,14 +74,23 @@ def run_results(number: int = 0) -> dict[str, Any]:
         "threads": 1,
         "processes": 1,
         "tasks": dict.fromkeys(TASKS, counts),
-        "validation": {"before": {"general_text": {"loss": 2.0}}, "after": {"general_text": {"loss": 2.125}}},
+        "versions": {},
+        "validation": {
+            when: {"step": step, "general_text": {"loss": loss, "tokens": 8, "bits_per_character": loss}}
+            for when, step, loss in (("before", 0, 2.0), ("after", 12, 2.125))
+        }
+        | {"best": None},
     }
 
 
 def scored(value: float) -> dict[str, Any]:
     """An evaluation's results.json."""
     score = {"value": value, "standard_error": 0.1, "interval": [value - 0.2, value + 0.2], "count": 20}
-    return {"split": "test", "tasks": {task: {"metrics": {"accuracy": score}, "scored": 20} for task in TASKS}}
+    tasks = {task: {"metrics": {"accuracy": score}, "rows": 20, "scored": 20, "seconds": 1.5} for task in TASKS}
+    how = {"split": "test", "limit": None, "batch_size": "auto", "on_long_prompt": "drop", "max_length": 128}
+    model = {"model": "base", "revision": None, "adapter": None, "recipe_hash": None}
+    where = {"max_new_tokens": 16, "dtype": "float32", "device": "cpu"}
+    return {**model, **how, **where, "tasks": tasks, "versions": {}, "seconds": 3.0}
 
 
 def comparison_results(methods: Sequence[str] = tuple(METHODS), seeds: int = SEEDS) -> dict[str, Any]:
@@ -78,6 +99,7 @@ def comparison_results(methods: Sequence[str] = tuple(METHODS), seeds: int = SEE
     right = {method: rng.integers(2, size=(len(TASKS), seeds, 30)).astype(float) for method in methods}
     return {
         "recipe_hash": "0" * 16,
+        "comparison_hash": "1" * 16,
         "limit": None,
         "methods": {
             method: {
@@ -128,6 +150,9 @@ def _finish(cell: Path, number: int, seed: int) -> None:
     lines = (
         {
             "step": step,
+            "tokens": 40 * step,
+            "tokens_per_second": 9.5,
+            "seconds": 4.0 * step,
             "loss": (4.5 + seed) / step + number,
             "tasks": {task: {"loss": (4.0 + seed) / step + number, "tokens": 10} for task in TASKS},
         }

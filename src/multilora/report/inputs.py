@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from multilora.bench.record import BenchRecord
+from multilora.comparison.record import ComparisonRecord, ComparisonResults
 from multilora.errors import InputError
+from multilora.evaluation.saved import EvaluationResults
 from multilora.runs.find import COMPARISON, Source, find_sources
-from multilora.training.metrics import read_metrics
+from multilora.runs.records import MetricsLine, RunResults
+from multilora.storage.record import Record
 
 _RESULTS, _METRICS = "results.json", "metrics.jsonl"
 
@@ -100,7 +102,9 @@ def gather(data: Facts | None, folders: Sequence[Path], bench: BenchRecord | Non
     notes: list[str] = []
     comparisons = [
         ComparedMethods(
-            str(folder), _read(folder / _RESULTS, notes, "methods"), _read(folder / COMPARISON, notes) or {}
+            str(folder),
+            _read(ComparisonResults, folder / _RESULTS, notes),
+            _read(ComparisonRecord, folder / COMPARISON, notes) or {},
         )
         for folder in folders
         if (folder / COMPARISON).is_file()
@@ -123,7 +127,7 @@ def _run(source: Source, notes: list[str]) -> TrainedRun:
     tests = {
         file.parent.name: found
         for file in sorted(folder.glob(f"eval-*/{_RESULTS}"))
-        if (found := _read(file, notes, "tasks")) is not None
+        if (found := _read(EvaluationResults, file, notes)) is not None
     }
     return TrainedRun(
         name=source.name,
@@ -132,30 +136,26 @@ def _run(source: Source, notes: list[str]) -> TrainedRun:
         regime=source.regime,
         comparison=str(source.comparison) if source.comparison else None,
         recipe=source.recipe,
-        results=_read(folder / _RESULTS, notes, "steps") if source.recipe else None,
+        results=_read(RunResults, folder / _RESULTS, notes) if source.recipe else None,
         metrics=_metrics(folder / _METRICS, notes) if source.recipe else (),
         tests=tests,
     )
 
 
-def _read(file: Path, notes: list[str], needed: str | None = None) -> Facts | None:
+def _read(kind: type[Record], file: Path, notes: list[str]) -> Facts | None:
     """None: there is no such file, or it is damaged."""
     if not file.is_file():
         return None
     try:
-        found: object = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        notes.append(f"{file} cannot be read and is left out: {error}")
+        return kind.read(file).content()
+    except InputError as error:
+        notes.append(f"{error}; the file is left out")
         return None
-    if not isinstance(found, dict) or (needed is not None and needed not in found):
-        notes.append(f"{file} has no {needed or 'object'!r} and is left out")
-        return None
-    return cast(Facts, found)
 
 
 def _metrics(file: Path, notes: list[str]) -> Sequence[Facts]:
     try:
-        return [line for line in read_metrics(file) if "step" in line and "loss" in line]
-    except (OSError, ValueError) as error:
-        notes.append(f"{file} cannot be read and is left out: {error}")
+        return [line.content() for line in MetricsLine.read_all(file)]
+    except InputError as error:
+        notes.append(f"{error}; the file is left out")
         return ()
