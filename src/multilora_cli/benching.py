@@ -72,7 +72,7 @@ def bench(
     ):  # fmt: skip
         record = measure(options, lambda text: err.print(text, style="dim", markup=False, soft_wrap=True))
     if out is not None and record.names:
-        write_figures(out / "figures", {}, record)
+        write_figures(out / "figures", None, record)
         report_on(out / REPORT_FILE, None, [], record)
     show_bench(record, out)
     if record.faults:

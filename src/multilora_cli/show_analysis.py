@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -12,6 +12,7 @@ from multilora_cli.tables import new_console, new_table, shown
 if TYPE_CHECKING:
     from multilora.report.analyze import AnalyzeReport
     from multilora.spectral.findings import Measure
+    from multilora.spectral.record import AnalysedRun, MeasureSummary
 
 _NAMED_FAULTS = 10
 
@@ -44,7 +45,7 @@ def _compared() -> Sequence[Measure]:
 def show_analysis(report: AnalyzeReport) -> None:
     """A table per run, all runs side by side, what could not be analysed, and where the results are."""
     console = new_console()
-    runs = {name: run for name, run in report.data["runs"].items() if run["matrices"]}
+    runs = {name: run for name, run in report.record.runs.items() if run.matrices}
     for name, run in runs.items():
         console.print(_table(name, run))
     if len(runs) > 1:
@@ -61,29 +62,29 @@ def show_analysis(report: AnalyzeReport) -> None:
     console.print(f"[bold green]page[/] {shown(str(report.page))}", soft_wrap=True)
 
 
-def _table(name: str, run: Mapping[str, Any]) -> Table:
+def _table(name: str, run: AnalysedRun) -> Table:
     """Measures by projection."""
-    reference = f"; φ to {shown(run['reference'])}" if run["reference"] else ""
-    method = "" if run["method"] in name else f" ({shown(run['method'])})"
-    count = f"{run['matrices']:,} {'matrix' if run['matrices'] == 1 else 'matrices'}"
-    groups = {**run["by_projection"], "all": run["total"]}
+    reference = f"; φ to {shown(run.reference)}" if run.reference else ""
+    method = "" if run.method in name else f" ({shown(run.method)})"
+    count = f"{run.matrices:,} {'matrix' if run.matrices == 1 else 'matrices'}"
+    groups = {**run.by_projection, "all": run.total}
     title = f"[bold]{shown(name)}[/]{method}: means over {count}{reference}"
     table = new_table("", *groups, title=title)
     for measure in _measures():
-        if measure.key in run["total"]:
+        if measure.key in run.total:
             table.add_row(measure.heading, *(_mean(found, measure) for found in groups.values()))
     return table
 
 
-def _overview(runs: Mapping[str, Any]) -> Table:
+def _overview(runs: Mapping[str, AnalysedRun]) -> Table:
     """All runs, means over all matrices."""
-    columns = [measure for measure in _compared() if any(measure.key in run["total"] for run in runs.values())]
+    columns = [measure for measure in _compared() if any(measure.key in run.total for run in runs.values())]
     headings = [measure.heading for measure in columns]
     table = new_table("run", *headings, title="all runs: means over all matrices")
     for name, run in runs.items():
-        table.add_row(shown(name), *(_mean(run["total"], measure) for measure in columns))
+        table.add_row(shown(name), *(_mean(run.total, measure) for measure in columns))
     return table
 
 
-def _mean(found: Mapping[str, Any], measure: Measure) -> str:
-    return _WRITE[measure.format](found[measure.key]["mean"]) if measure.key in found else ""
+def _mean(found: Mapping[str, MeasureSummary], measure: Measure) -> str:
+    return _WRITE[measure.format](found[measure.key].mean) if measure.key in found else ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from multilora.comparison.record import ComparisonResults
 from multilora.comparison.statistics import mean_over_seeds
 from multilora.spectral.measures import OF_SPECTRUM
+from multilora.spectral.record import AnalysisRecord
 
 SIZE, RANK, N = 64, 24, 3
 SEEDS = 3
@@ -36,6 +38,7 @@ def analysis(seeds: int = SEEDS, layers: tuple[str, ...] = LAYERS) -> Data:
     """The content of an analysis.json."""
     return {
         "format": 1,
+        "versions": {},
         "base": "base",
         "settings": {},
         "notes": [],
@@ -58,12 +61,17 @@ def _run(method: str, seed: int) -> Data:
         "kind": KINDS[method],
         "seed": seed,
         "regime": "mixed",
+        "folder": f"{method}-{seed}",
         "comparison": "comparison",
         "reference": None if method == "full" else f"full seed {seed}",
         "num_loras": None if r is None else n,
         "r": r,
         "total_rank": None if r is None else n * r,
         "recipe": {"method": section},
+        "weights_bytes": 1000,
+        "matrices": len(LAYERS),
+        "total": {},
+        "by_projection": {},
     }
 
 
@@ -94,6 +102,9 @@ def matrix(method: str, seed: int, layer: str, more: float) -> Data:
         "random_left": 8 / SIZE,
         "random_right": 8 / SIZE,
         "energy": [0.4, 0.3, 0.3],
+        "effective_rank": [8.0] * N,
+        "overlap": 1.0,
+        "scaling": None,
     }
     return {
         "run": f"{method} seed {seed}",
@@ -110,18 +121,39 @@ def matrix(method: str, seed: int, layer: str, more: float) -> Data:
         else {"first": -15, "counts": [8, 8, 8], "zeros": SIZE - RANK},
         "similarity": None if full else grid,
         "modules": modules if multilora else None,
-        "mechanism": {"ranks": [4]},
+        "mechanism": mechanism(2.0 + more, 8.0 + more, 3.0 + more),
         "numerics": None,
+    }
+
+
+def mechanism(*of_top: float) -> Data:
+    """Of the four top directions: what W has in those of ΔW, and in its own, and the amplification; or of none."""
+    delta, base, amplification = ([value] for value in of_top) if of_top else ([], [], [])
+    return {
+        "ranks": [4] if of_top else [],
+        "delta": delta,
+        "base": base,
+        "random": [1.0] if of_top else [],
+        "delta_norm": [1.0] if of_top else [],
+        "amplification": amplification,
+        "base_norm": 10.0,
+        "relative_norm": 0.1 if of_top else 0.0,
     }
 
 
 def results(seeds: int = SEEDS) -> Data:
     """The content of a comparison's results.json, with both regimes."""
     return {
+        "recipe_hash": "0" * 16,
+        "comparison_hash": "1" * 16,
+        "limit": None,
         "methods": {
             method: {
                 "section": section,
                 "total_rank": None if method == "full" else section.get("num_loras", 1) * section["r"],
+                "learning_rates": [0.01],
+                "trials": [],
+                "chosen": None,
                 "trainable_parameters": 123_456,
                 "tokens_per_second": 1000.0,
                 "peak_memory_bytes": 2_000_000_000,
@@ -131,6 +163,7 @@ def results(seeds: int = SEEDS) -> Data:
         },
         "regimes": {
             regime: {
+                "metrics": {},
                 "scores": {
                     method: {"average": scores(value, seeds)} for method, value in SCORES.items()
                 },
@@ -146,6 +179,16 @@ def results(seeds: int = SEEDS) -> Data:
             for regime in ("mixed", "single")
         },
     }  # fmt: skip
+
+
+def analysed(data: Data | None) -> AnalysisRecord | None:
+    """The record of such a content."""
+    return None if data is None else AnalysisRecord.model_validate(data)
+
+
+def compared_results(contents: Sequence[Data]) -> list[ComparisonResults]:
+    """The records of such contents."""
+    return [ComparisonResults.model_validate(content) for content in contents]
 
 
 def scores(value: float, seeds: int = SEEDS) -> Data:
@@ -229,14 +272,16 @@ def zeroed(data: Data, method: str) -> Data:
                 record["measures"][name] = float(SIZE) if name == "zeros" else 0.0
         record["spectrum"] = {"size": SIZE, "rank": 0, "index": [], "sigma": []}
         record["histogram"] = {"first": 0, "counts": [], "zeros": SIZE}
-        record["mechanism"] = {"ranks": []}
+        record["mechanism"] = mechanism()
         if record["similarity"] is not None:
             record["similarity"] = {"ranks": [], "reference_ranks": [1, 2], "left": [], "right": []}
         if record["modules"] is not None:
-            record["modules"] = {
+            record["modules"] |= {
                 **{side: [[0.0] * N] * N for side in ("left", "right")},
                 "random_left": 0.0,
                 "random_right": 0.0,
                 "energy": [0.0] * N,
+                "effective_rank": [0.0] * N,
+                "overlap": None,
             }
     return found

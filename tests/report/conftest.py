@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from multilora.report.inputs import ReportInputs, gather
+from multilora.spectral.record import AnalysisRecord
 from report.bench import bench_record
 from report.browser import CHROMIUM, Chromium, chromium
 from report.study import make_study
@@ -23,7 +23,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def inputs(study: Path) -> ReportInputs:
     """Of the study's page, with a bench."""
-    data = json.loads((study / "out" / "analysis.json").read_text())
+    data = AnalysisRecord.read(study / "out" / "analysis.json")
     return gather(data, [study / "comparison"], bench_record())
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from multilora.bench.record import BenchRecord
 from multilora.report.inputs import ComparedMethods, ReportInputs, TrainedRun
+from multilora.spectral.record import AnalysisRecord
+from multilora.storage.record import Part
+
+P = TypeVar("P", bound=Part | None)
 
 SCRIPT = "<script>window.hacked=1</script>"
 IMAGE = "\"><img src=x onerror='window.hacked=1'>"
@@ -35,22 +39,39 @@ def hostile(inputs: ReportInputs) -> ReportInputs:
     for run in inputs.runs:
         method, _, seed = run.name.partition(" ")
         names[run.name] = f"{NAMES[method]} {seed}"
-    plain: dict[str, Any] = _renamed(json.loads(json.dumps(asdict(replace(inputs, bench=None)), default=str)), names)
-    data = plain["data"]
-    data["notes"] = [SCRIPT, IMAGE]
-    data["faults"] = [{"run": SCRIPT, "layer": IMAGE, "message": END}]
-    data["base"] = f"{IMAGE}base"
-    data["settings"]["base"] = SCRIPT
-    bench = None if inputs.bench is None else hostile_bench(inputs.bench)
+    assert inputs.data is not None
+    data = _renamed(inputs.data.content(), names)
+    data |= {"notes": [SCRIPT, IMAGE], "faults": [{"run": SCRIPT, "layer": IMAGE, "message": END}]}
+    data |= {"base": f"{IMAGE}base", "settings": data["settings"] | {"base": SCRIPT}}
     for matrix in data["matrices"]:
         matrix["layer"] = f"{SCRIPT}{matrix['layer']}"
     return ReportInputs(
-        data,
-        [ComparedMethods(**comparison) for comparison in plain["comparisons"]],
-        [TrainedRun(**run) for run in plain["runs"]],
+        AnalysisRecord.model_validate(data),
+        [
+            ComparedMethods(of.folder, _record(of.results, names), _record(of.record, names))
+            for of in inputs.comparisons
+        ],
+        [_run(run, names) for run in inputs.runs],
         [END],
-        bench,
+        None if inputs.bench is None else hostile_bench(inputs.bench),
     )
+
+
+def _run(run: TrainedRun, names: dict[str, str]) -> TrainedRun:
+    return replace(
+        run,
+        name=names[run.name],
+        method=names[run.method],
+        regime=names.get(run.regime or "", run.regime),
+        recipe=_renamed(run.recipe, names),
+        results=_record(run.results, names),
+        metrics=[_record(line, names) for line in run.metrics],
+        tests={names.get(name, name): _record(of, names) for name, of in run.tests.items()},
+    )
+
+
+def _record(part: P, names: dict[str, str]) -> P:
+    return part if part is None else type(part).model_validate(_renamed(part.content(), names))
 
 
 def hostile_bench(bench: BenchRecord) -> BenchRecord:
@@ -63,13 +84,13 @@ def hostile_bench(bench: BenchRecord) -> BenchRecord:
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {
             names.get(key, key): part
             if key in _MEANT and part in ("full", "lora", "multilora")
             else _renamed(part, names)
             for key, part in value.items()
         }
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_renamed(part, names) for part in value]
     return names.get(value, value) if isinstance(value, str) else value

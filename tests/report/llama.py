@@ -9,6 +9,7 @@ import torch
 
 from multilora.spectral.findings import Findings
 from multilora.spectral.measures import measures_of
+from multilora.spectral.record import AnalysisRecord
 from multilora.spectral.spectrum import curve_indices, decade_histogram
 from multilora.spectral.subspace import grid_ranks
 
@@ -24,10 +25,10 @@ SHAPES = {
 RANKS = {"full": 4096, "lora@96": 96, "multilora@3x32": 96}
 
 
-def large_analysis(blocks: int = 32) -> dict[str, Any]:
+def large_analysis(blocks: int = 32) -> AnalysisRecord:
     """Full fine-tuning, LoRA and MultiLoRA of a model of the LLaMA-7B shapes."""
     rng = np.random.default_rng(0)
-    return {
+    content = {
         "format": 1,
         "versions": {"multilora": "0.1.0", "torch": "2"},
         "base": "llama-7b",
@@ -39,6 +40,7 @@ def large_analysis(blocks: int = 32) -> dict[str, Any]:
         ],
         "faults": [],
     }
+    return AnalysisRecord.model_validate(content)
 
 
 def _run(method: str) -> dict[str, Any]:
@@ -56,6 +58,9 @@ def _run(method: str) -> dict[str, Any]:
         "total_rank": RANKS[method],
         "recipe": None,
         "weights_bytes": 10**8,
+        "matrices": 0,
+        "total": {},
+        "by_projection": {},
     }
 
 
@@ -94,7 +99,12 @@ def _matrix(rng: np.random.Generator, method: str, block: int, layer: str) -> di
         "histogram": {"first": first, "counts": counts, "zeros": min(shape) - rank},
         "similarity": None if method == "full" else {"ranks": ranks, "reference_ranks": ranks, **grids},
         "modules": modules if method.startswith("multi") else None,
-        "mechanism": {"ranks": [4, 16, 64]},
+        "mechanism": {
+            "ranks": [4, 16, 64],
+            **dict.fromkeys(("delta", "base", "random", "delta_norm", "amplification"), [0.5] * 3),
+            "base_norm": 50.0,
+            "relative_norm": 0.02,
+        },
         "numerics": None,
     }
 

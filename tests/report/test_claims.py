@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,17 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multilora.bench.record import BenchRecord
-from multilora.report.claims import Claim, judge
+from multilora.comparison.record import RegimeResults
+from multilora.comparison.statistics import mean_over_seeds
+from multilora.report import claims
+from multilora.report.claims import Claim
 from multilora.report.criteria import is_bell, near_fullest
 from multilora.report.numbers import percent, short
 from multilora.report.pairing import Method, Spectra, roles_of
 from multilora.report.verdicts import gap, signed_points, tally
+from multilora.spectral.record import Histogram
 from report.bench import bench_content
 from report.by_hand import (
     LAYERS,
     SEEDS,
+    analysed,
     analysis,
     changed,
+    compared_results,
     results,
     results_without,
     scores,
@@ -41,6 +47,10 @@ FULL = {
     "score-mixed-full", "score-single-full", "lora-polarised", "full-bell", "between", "nearer", "subspace-left",
     "subspace-right",
 }  # fmt: skip
+
+
+def judge(data: Any, results: Sequence[Any], bench: BenchRecord | None = None) -> list[Claim]:
+    return claims.judge(analysed(data), compared_results(results), bench)
 
 
 def verdicts(claims: list[Claim]) -> dict[str, str]:
@@ -98,23 +108,27 @@ def test_a_claim_about_spectra_fails_by_its_own_measure_alone(id: str, data: Any
     assert failed <= ({id} | related if id in related else {id})
 
 
+def histogram(counts: list[int], zeros: int) -> Histogram:
+    return Histogram(first=0, counts=tuple(counts), zeros=zeros)
+
+
 def test_a_spectrum_with_a_heavy_end_or_many_zeros_is_no_bell() -> None:
     data = analysis()
     for record in filter(of("full"), data["matrices"]):
         record["histogram"] = {"first": -15, "counts": [20, 14, 28, 2], "zeros": 0}
     assert claim("full-bell", data).verdict == "not held"
-    assert is_bell({"counts": [1, 2, 1], "zeros": 3})
-    assert not is_bell({"counts": [1, 2, 1], "zeros": 4})
-    assert not is_bell({"counts": [5], "zeros": 0})
-    assert not is_bell({"counts": [], "zeros": 7})
-    assert near_fullest({"counts": [9] + [0] * 6 + [10] + [0] * 5 + [3], "zeros": 2}) == 10 / 24
+    assert is_bell(histogram([1, 2, 1], 3))
+    assert not is_bell(histogram([1, 2, 1], 4))
+    assert not is_bell(histogram([5], 0))
+    assert not is_bell(histogram([], 7))
+    assert near_fullest(histogram([9] + [0] * 6 + [10] + [0] * 5 + [3], 2)) == 10 / 24
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(0, 50), st.integers(1, 9))
 def test_a_bell_stays_one_mirrored_and_magnified(counts: list[int], zeros: int, times: int) -> None:
-    shape = {"counts": counts, "zeros": zeros}
-    assert is_bell(shape) == is_bell({"counts": counts[::-1], "zeros": zeros})
-    assert is_bell(shape) == is_bell({"counts": [times * count for count in counts], "zeros": times * zeros})
+    shape = histogram(counts, zeros)
+    assert is_bell(shape) == is_bell(histogram(counts[::-1], zeros))
+    assert is_bell(shape) == is_bell(histogram([times * count for count in counts], times * zeros))
     assert 0 <= near_fullest(shape) <= 1
 
 
@@ -455,7 +469,8 @@ def test_a_tally_knows_no_order(seeds: list[list[float]], rng: random.Random) ->
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.data())
 def test_a_gap_is_the_mirror_image_of_the_other(first: list[float], data: st.DataObject) -> None:
     second = data.draw(st.lists(st.floats(0, 1), min_size=len(first), max_size=len(first)))
-    regime = {"scores": {"a": {"average": {"values": first}}, "b": {"average": {"values": second}}}}
+    averages = {name: {"average": mean_over_seeds(of)} for name, of in (("a", first), ("b", second))}
+    regime = RegimeResults(metrics={}, scores=averages)
     one, other = gap(regime, "a", "b"), gap(regime, "b", "a")
     assert not isinstance(one, str)
     assert not isinstance(other, str)
@@ -505,7 +520,7 @@ def test_a_real_analysis_is_judged(study: Path) -> None:
     assert {id for id, verdict in by_id.items() if verdict == "not measured"} == {
         "score-mixed-r", "score-single-r", "score-single-equal", "score-single-full"
     }  # fmt: skip
-    beside = Spectra(data).beside("multilora", "lora")
+    beside = Spectra(analysed(data)).beside("multilora", "lora")
     assert not isinstance(beside, str)
     assert [len(matrices) for matrices in beside.seeds] == [14, 14]
     assert not any("nan" in claim.evidence.split() for claim in found)

@@ -16,18 +16,20 @@ def test_a_comparison_is_read_whole(study: Path, inputs: ReportInputs) -> None:
     (comparison,) = inputs.comparisons
     assert comparison.results is inputs.results[0]
     content = json.loads((study / "comparison/results.json").read_text())
-    assert json.loads(json.dumps(comparison.results)) == {"format": 1} | content
-    assert comparison.record["recipe"]["tasks"].keys() == set(TASKS)
+    assert comparison.results is not None
+    assert json.loads(comparison.results.text()) == {"format": 1} | content
+    assert comparison.record is not None
+    assert comparison.record.recipe["tasks"].keys() == set(TASKS)
     assert [(run.method, run.seed, run.regime) for run in inputs.runs] == [
         (method, seed, "mixed") for method in ("full", "lora@4", "multilora") for seed in range(SEEDS)
     ]
     assert inputs.data is not None
-    assert {run.name for run in inputs.runs} == inputs.data["runs"].keys()
+    assert {run.name for run in inputs.runs} == inputs.data.runs.keys()
     for run in inputs.runs:
         assert run.comparison == comparison.folder
         assert len(run.metrics) == 12
         assert run.results is not None
-        assert run.tests["eval-test"]["tasks"].keys() == set(TASKS)
+        assert run.tests["eval-test"].tasks.keys() == set(TASKS)
     assert inputs.notes == []
 
 

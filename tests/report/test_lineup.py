@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from multilora.comparison.record import ComparisonResults
 from multilora.report.inputs import ComparedMethods, ReportInputs, TrainedRun
 from multilora.report.lineup import Lineup
+from report.study import comparison_results
 
 
 def cell(method: str, seed: int, regime: str = "mixed", comparison: str = "grid") -> TrainedRun:
@@ -11,7 +13,7 @@ def cell(method: str, seed: int, regime: str = "mixed", comparison: str = "grid"
 
 
 def grid(*methods: str, folder: str = "grid") -> ComparedMethods:
-    return ComparedMethods(folder, {"methods": {method: {} for method in methods}}, {})
+    return ComparedMethods(folder, ComparisonResults.model_validate(comparison_results(methods)), None)
 
 
 def test_methods_of_one_comparison_keep_its_order_and_seeds_are_groups() -> None:

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from multilora.bench.record import BenchRecord
+from multilora.evaluation.saved import EvaluationResults
 from multilora.report.claims import Claim
 from multilora.report.inputs import ReportInputs, TrainedRun, gather
 from multilora.report.lineup import Lineup
 from multilora.report.page import page, report_on, write_report
+from multilora.runs.records import RunResults
+from multilora.spectral.record import AnalysisRecord
 from report.bench import BATCH, PER_RANK, bench_content, bench_record
 from report.hostile import hostile
 from report.llama import large_analysis
@@ -86,7 +89,7 @@ def test_every_figure_has_data_a_plot_and_a_table(whole: str) -> None:
 def test_curves_have_the_spectra_with_four_digits(inputs: ReportInputs, whole: str) -> None:
     views = json.loads(packed(whole, "data"))["spectrum"]["views"]
     assert inputs.data is not None
-    places = {(m["run"], m["block"], m["projection"]): m for m in inputs.data["matrices"]}
+    places = {(m.run, m.block, m.projection): m for m in inputs.data.matrices}
     for key, panels in views.items():
         seed, block, projection = map(int, key.split("|"))
         curves, histograms = panels[0]["traces"], panels[1]["traces"]
@@ -95,18 +98,18 @@ def test_curves_have_the_spectra_with_four_digits(inputs: ReportInputs, whole: s
         assert [curve["s"] for curve in curves] == [0, 1, 2]
         for name, curve, histogram in zip(names, curves, histograms, strict=True):
             matrix = places[f"{name} seed {seed}", block, order[projection]]
-            assert curve["y"] == pytest.approx(matrix["spectrum"]["sigma"], rel=1e-3)
-            assert curve["x"] == [index + 1 for index in matrix["spectrum"]["index"]]
-            assert sum(histogram["customdata"]) == matrix["spectrum"]["rank"]
+            assert curve["y"] == pytest.approx(matrix.spectrum.sigma, rel=1e-3)
+            assert curve["x"] == [index + 1 for index in matrix.spectrum.index]
+            assert sum(histogram["customdata"]) == matrix.spectrum.rank
             assert sum(histogram["y"]) == pytest.approx(100, abs=0.5)
 
 
 def test_averages_are_over_matrices_and_seeds(inputs: ReportInputs, whole: str) -> None:
     assert inputs.data is not None
     values = [
-        m["measures"]["energy_share_1"]
-        for m in inputs.data["matrices"]
-        if m["run"].startswith("lora@4") and (m["block"], m["projection"]) == (1, "up_proj")
+        m.measures["energy_share_1"]
+        for m in inputs.data.matrices
+        if m.run.startswith("lora@4") and (m.block, m.projection) == (1, "up_proj")
     ]
     panel = json.loads(packed(whole, "data"))["energy-map"]["views"]["0"][1]
     (trace,) = panel["traces"]
@@ -130,13 +133,14 @@ def test_without_results_the_sections_are_left_out_with_a_reason(inputs: ReportI
 def test_one_adapter_without_a_base_or_a_reference(inputs: ReportInputs) -> None:
     assert inputs.data is not None
     name = "lora@4 seed 0"
-    own = [m | {"similarity": None, "mechanism": None, "numerics": None} for m in inputs.data["matrices"]]
+    data = inputs.data.content()
+    own = [m | {"similarity": None, "mechanism": None, "numerics": None} for m in data["matrices"]]
     for matrix in own:
         kept = ("frobenius", "spectral", "rank", "zeros", "energy", "stable", "effective", "gini")
         matrix["measures"] = {k: v for k, v in matrix["measures"].items() if k.startswith(kept)}
-    run = inputs.data["runs"][name] | {"comparison": None, "reference": None, "recipe": None, "regime": None}
-    data = {**inputs.data, "runs": {name: run}, "matrices": [m for m in own if m["run"] == name]}
-    reasons = left_out(page(ReportInputs(data), [], []))
+    run = data["runs"][name] | {"comparison": None, "reference": None, "recipe": None, "regime": None}
+    data |= {"runs": {name: run}, "matrices": [m for m in own if m["run"] == name]}
+    reasons = left_out(page(ReportInputs(AnalysisRecord.model_validate(data)), [], []))
     assert "--reference" in reasons["subspaces"]
     assert "no modules" in reasons["modules"]
     assert "base model was not at hand" in reasons["mechanism"]
@@ -151,7 +155,9 @@ def test_runs_alone_show_their_own_tests_and_resources() -> None:
         "tasks": {"a": {"rate": 3.0}, "b": {"rate": 1.0}},
         "training": {"learning_rate": 0.01, "steps": 12},
     }
-    run = TrainedRun("mine", "lora@8", 0, "mixed", None, recipe, run_results(), (), {"eval-validation": scored(0.25)})
+    results = RunResults.model_validate(run_results())
+    tests = {"eval-validation": EvaluationResults.model_validate(scored(0.25))}
+    run = TrainedRun("mine", "lora@8", 0, "mixed", None, recipe, results, (), tests)
     text = page(ReportInputs(None, (), [run]), [], [])
     assert "Scores on validation rows" in text
     assert "25.0 (5.0 to 45.0)" in text
@@ -162,7 +168,7 @@ def test_runs_alone_show_their_own_tests_and_resources() -> None:
 
 def test_a_matrix_that_is_zero_and_one_of_rank_one_are_shown(inputs: ReportInputs) -> None:
     assert inputs.data is not None
-    data = json.loads(json.dumps(inputs.data))
+    data = json.loads(inputs.data.text())
     for matrix in data["matrices"]:
         if matrix["run"] == "multilora seed 0" and matrix["block"] == 0:
             matrix["spectrum"] |= {"rank": 0, "index": [], "sigma": []}
@@ -170,7 +176,7 @@ def test_a_matrix_that_is_zero_and_one_of_rank_one_are_shown(inputs: ReportInput
             matrix["measures"] = dict.fromkeys(matrix["measures"], 0.0)
             matrix["similarity"] = {"ranks": [], "reference_ranks": [1], "left": [], "right": []}
             matrix["mechanism"] |= {"ranks": []}
-    text = page(replace(inputs, data=data), [], [])
+    text = page(replace(inputs, data=AnalysisRecord.model_validate(data)), [], [])
     panel = json.loads(packed(text, "data"))["spectrum"]["views"]["0|0|0"][0]
     assert "multilora: largest 0" in panel["alt"]
     assert "32 of 32 are zero" in panel["alt"]
@@ -178,12 +184,12 @@ def test_a_matrix_that_is_zero_and_one_of_rank_one_are_shown(inputs: ReportInput
 
 def test_layers_that_share_a_name_are_told_apart(inputs: ReportInputs) -> None:
     assert inputs.data is not None
-    data = json.loads(json.dumps(inputs.data))
+    data = json.loads(inputs.data.text())
     for matrix in data["matrices"]:
         if matrix["projection"] in ("o_proj", "down_proj"):
             matrix["projection"] = "c_proj"
             matrix["layer"] = matrix["layer"].rpartition(".")[0] + ".c_proj"
-    text = page(replace(inputs, data=data), [], [])
+    text = page(replace(inputs, data=AnalysisRecord.model_validate(data)), [], [])
     assert ">self_attn.c_proj</option>" in text
     assert ">mlp.c_proj</option>" in text
     assert ">q_proj</option>" in text
@@ -260,7 +266,7 @@ def test_a_bench_of_one_length_and_one_method_has_what_it_can() -> None:
 
 def test_a_large_models_page_is_under_six_megabytes(tmp_path: Path) -> None:
     data = large_analysis()
-    assert len(data["matrices"]) == 672
+    assert len(data.matrices) == 672
     write_report(tmp_path / "report.html", ReportInputs(data), [], [])
     assert (tmp_path / "report.html").stat().st_size < 4_000_000
 
@@ -278,7 +284,7 @@ def test_the_same_inputs_give_the_same_bytes_and_the_file_is_replaced_whole(
 
 
 def test_the_page_of_folders_has_claims_and_sentences(study: Path, tmp_path: Path) -> None:
-    data = json.loads((study / "out/analysis.json").read_text())
+    data = AnalysisRecord.read(study / "out/analysis.json")
     report_on(tmp_path / "report.html", data, [study / "comparison"])
     text = (tmp_path / "report.html").read_text()
     assert left_out(text) == {}

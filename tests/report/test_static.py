@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,21 +17,22 @@ from multilora.report.inputs import ReportInputs
 from multilora.report.page_data import PageData
 from multilora.report.paper_figures.style import power_of_ten
 from multilora.report.series import spectra
+from multilora.spectral.record import AnalysisRecord, Histogram, MatrixRecord, Spectrum
 from report.bench import bench_record
-from report.by_hand import analysis, without_full, zeroed
+from report.by_hand import analysed, analysis, without_full, zeroed
 from report.hostile import hostile_bench
 
 NAMES = list(static.FIGURES)
 
 
 @pytest.fixture(scope="module")
-def data(study: Path) -> Mapping[str, Any]:
+def data(study: Path) -> AnalysisRecord:
     """Of a real analysis: full, LoRA and MultiLoRA, two seeds."""
-    return json.loads((study / "out" / "analysis.json").read_text())
+    return AnalysisRecord.read(study / "out" / "analysis.json")
 
 
 @pytest.fixture(scope="module")
-def written(data: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def written(data: AnalysisRecord, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """All figures."""
     return static.write_figures(tmp_path_factory.mktemp("figures") / "new" / "folder", data, bench_record())
 
@@ -64,7 +62,7 @@ def test_every_figure_is_written_for_one_column_and_for_two(written: list[Path])
 
 
 def test_the_same_data_gives_the_same_bytes(
-    data: Mapping[str, Any], written: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: AnalysisRecord, written: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some(monkeypatch, "subspace-by-rank", "memory-growth")
     mpl.rcParams["lines.linewidth"] = 9.0  # a user's own settings
@@ -80,7 +78,7 @@ def test_the_same_data_gives_the_same_bytes(
         assert path.read_bytes() == (written[0].parent / path.name).read_bytes()
 
 
-def test_no_pyplot_is_involved(data: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pyplot_is_involved(data: AnalysisRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     some(monkeypatch, "mechanism")
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
     static.write_figures(tmp_path, data)
@@ -97,12 +95,12 @@ def test_figures_that_an_analysis_cannot_have_are_not_written_and_earlier_ones_g
     plain = without_full(analysis(1))
     plain["runs"] = {name: run for name, run in plain["runs"].items() if run["kind"] == "lora"}
     plain["matrices"] = [m | {"mechanism": None} for m in plain["matrices"] if m["run"] in plain["runs"]]
-    assert static.write_figures(tmp_path, plain) == []
+    assert static.write_figures(tmp_path, analysed(plain)) == []
     assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 
 def test_a_fault_leaves_the_earlier_figures_as_they_were(
-    data: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: AnalysisRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some(monkeypatch, "subspace-by-rank")
     (tmp_path / "subspace-by-rank-single.png").write_text("old")
@@ -124,14 +122,14 @@ HOSTILE = {
 }
 
 
-def hostile() -> dict[str, Any]:
+def hostile() -> AnalysisRecord:
     """The analysis with other names for methods and one projection."""
     data = copy.deepcopy(analysis(2))
     for run in data["runs"].values():
         run["method"] = HOSTILE[run["method"]]
     for record in data["matrices"]:
         record["projection"] = HOSTILE.get(record["projection"], record["projection"])
-    return data
+    return AnalysisRecord.model_validate(data)
 
 
 def test_names_are_text_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +163,7 @@ def test_nothing_is_cut_off_however_long_names_are(name: str, width: float) -> N
 
 @pytest.mark.parametrize("method", ["multilora", "lora@24", "full"])
 def test_zero_delta_weights_are_drawn_as_nothing(method: str) -> None:
-    page = PageData(ReportInputs(data=zeroed(analysis(1), method), bench=bench_record()))
+    page = PageData(ReportInputs(data=analysed(zeroed(analysis(1), method)), bench=bench_record()))
     with static._style():
         drawn = {name: figure for name, draw in static.FIGURES.items() if (figure := draw(page, 3.4)) is not None}
         drawn["spectra-curves"].draw_without_rendering()
@@ -174,8 +172,10 @@ def test_zero_delta_weights_are_drawn_as_nothing(method: str) -> None:
 
 
 def test_the_mean_curve_is_the_geometric_mean_where_all_have_values() -> None:
-    def record(index: list[int], sigma: list[float]) -> dict[str, Any]:
-        return {"spectrum": {"size": 9, "rank": index[-1] + 1 if index else 0, "index": index, "sigma": sigma}}
+    def record(index: list[int], sigma: list[float]) -> MatrixRecord:
+        rank = index[-1] + 1 if index else 0
+        spectrum = Spectrum(size=9, rank=rank, index=tuple(index), sigma=tuple(sigma))
+        return MatrixRecord.model_construct(spectrum=spectrum)
 
     one, two = record([0, 1, 2], [4.0, 2.0, 1.0]), record([0, 1, 2, 3], [1.0, 0.5, 0.25, 0.1])
     index, sigma = spectra.mean_curve([one, two, record([], [])])
@@ -187,8 +187,8 @@ def test_the_mean_curve_is_the_geometric_mean_where_all_have_values() -> None:
 
 
 def test_the_mean_histogram_adds_bins_by_their_place() -> None:
-    def record(first: int, counts: list[int]) -> dict[str, Any]:
-        return {"histogram": {"first": first, "counts": counts, "zeros": 0}}
+    def record(first: int, counts: list[int]) -> MatrixRecord:
+        return MatrixRecord.model_construct(histogram=Histogram(first=first, counts=tuple(counts), zeros=0))
 
     first, counts = spectra.mean_histogram([record(-3, [1, 2]), record(-2, [4, 0, 6]), record(0, [])])
     assert first == -3

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from multilora.report.summary import sentences
+from multilora.report import summary
 from report.by_hand import (
     LAYERS,
+    analysed,
     analysis,
     changed,
+    compared_results,
     results,
     results_without,
     scores,
@@ -21,6 +25,10 @@ from report.by_hand import (
     without_full,
     zeroed,
 )
+
+
+def sentences(data: Any, results: Sequence[Any]) -> list[str]:
+    return summary.sentences(analysed(data), compared_results(results))
 
 
 def only(words: str, found: list[str]) -> str:

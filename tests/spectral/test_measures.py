@@ -24,6 +24,7 @@ from multilora.spectral.measures import (
     similarity,
     similarity_ranks,
 )
+from multilora.spectral.record import MatrixRecord
 from multilora.spectral.spectrum import (
     curve_indices,
     decade_histogram,
@@ -162,7 +163,7 @@ def test_the_similarity_at_equal_ranks_is_on_the_grids_diagonal_and_0_without_di
     grid = {"ranks": [1, 2, 3], "reference_ranks": [1, 2, 4], "left": [[0.1, 0, 0], [0, 0.2, 0], [0, 0, 0.3]]}
     found = measures_of(Findings(f64(2.0, 1.0), (9, 9), 8, {**grid, "right": grid["left"]}))
     for side in SIDES:
-        assert similarity_ranks({"measures": found}, side) == [1, 2]
+        assert similarity_ranks(MatrixRecord.model_construct(measures=found), side) == [1, 2]
         assert [found[similarity(side, k).key] for k in (1, 2)] == [0.1, 0.2]
     none = measures_of(Findings(f64(0.0), (9, 9), 4, {**grid, "ranks": [], "left": [], "right": []}))
     assert [none[f"similarity_left_{k}"] for k in (1, 2, 4)] == [0, 0, 0]

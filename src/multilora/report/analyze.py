@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from multilora.spectral.analysis import analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import AdapterDelta, DecompositionOptions
 from multilora.spectral.matrix import MatrixOptions
-from multilora.spectral.record import Fault
+from multilora.spectral.record import AnalysisRecord, Fault
 from multilora.spectral.tables import JSON_FILE, as_record, write_files
 from multilora.storage.folders import is_empty
 from multilora.terminal import Progress
@@ -60,14 +59,14 @@ class AnalyzeReport:
     Attributes:
         folder: with report.html, analysis.json, analysis.parquet, figures/ and cache/.
         page: the page.
-        data: the content of analysis.json.
+        record: the analysis.
         faults: the matrices that could not be analysed.
         notes: what the reader has to know besides.
     """
 
     folder: Path
     page: Path
-    data: Mapping[str, Any]
+    record: AnalysisRecord
     faults: Sequence[Fault]
     notes: Sequence[str]
 
@@ -110,12 +109,11 @@ def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress
         raise InputError(f"no matrix of any run can be analysed; the first, {first.layer}: {first.message}")
     settings = {name: value for name, value in asdict(options).items() if name != "bench"}
     record = as_record(found, location, settings, notes)
-    data = record.content()
     out.mkdir(parents=True, exist_ok=True)
     write_files(out, record, found)
-    write_figures(out / FIGURES, data, bench)
-    report_on(out / REPORT_FILE, data, [Path(target) for target in targets], bench)
-    return AnalyzeReport(out, out / REPORT_FILE, data, found.faults, notes)
+    write_figures(out / FIGURES, record, bench)
+    report_on(out / REPORT_FILE, record, [Path(target) for target in targets], bench)
+    return AnalyzeReport(out, out / REPORT_FILE, record, found.faults, notes)
 
 
 def _check_options(options: AnalyzeOptions) -> None:

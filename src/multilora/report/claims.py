@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from multilora.bench.record import AtLength, BenchRecord
+from multilora.comparison.record import ComparedMethod, ComparisonResults
 from multilora.report.numbers import percent, short
-from multilora.report.pairing import Facts, Method, Roles, Spectra, benched_roles, compared_roles
+from multilora.report.pairing import Method, Roles, Spectra, benched_roles, compared_roles
 from multilora.report.spectral_claims import spectral_claims
 from multilora.report.verdicts import Claim, Outcome, gap, ratio, signed_points, together
+from multilora.spectral.record import AnalysisRecord
 
 __all__ = ["Claim", "judge"]
 
@@ -20,7 +21,7 @@ _PAPER, _OURS = "MultiLoRA, arXiv 2311.11501", "the fair control, of this projec
 
 
 def judge(
-    data: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]], bench: BenchRecord | None = None
+    data: AnalysisRecord | None, results: Sequence[ComparisonResults], bench: BenchRecord | None = None
 ) -> list[Claim]:
     """All claims: about scores, about spectra, about resources.
 
@@ -31,14 +32,14 @@ def judge(
     hold if they do at every length. A claim for which the runs lack data is "not measured".
 
     Args:
-        data: the content of analysis.json; None: nothing was analysed.
-        results: the contents of the results.json of comparisons.
+        data: the analysis; None if nothing was analysed.
+        results: of comparisons.
         bench: what methods cost; None if not measured.
     """
     return [*_scores(results), *spectral_claims(Spectra(data)), *_resources(results, bench)]
 
 
-def _scores(results: Sequence[Facts]) -> list[Claim]:
+def _scores(results: Sequence[ComparisonResults]) -> list[Claim]:
     others: list[tuple[str, str, str, Callable[[Roles], Method | None]]] = [
         ("equal", "LoRA of equal total rank n·r", _OURS, lambda roles: roles.equal_lora),
         ("r", "LoRA of one module's rank r", _PAPER, lambda roles: roles.small_lora),
@@ -59,14 +60,16 @@ def _scores(results: Sequence[Facts]) -> list[Claim]:
     return claims
 
 
-def _score(results: Facts, regime: str, other: str, pick: Callable[[Roles], Method | None], margin: float) -> Outcome:
+def _score(
+    results: ComparisonResults, regime: str, other: str, pick: Callable[[Roles], Method | None], margin: float
+) -> Outcome:
     roles = compared_roles(results)
     first, second = roles.multilora, pick(roles)
     if first is None or second is None:
         return "not measured", f"no {'MultiLoRA' if first is None else other} among the methods compared"
-    if regime not in results.get("regimes", {}):
+    if regime not in results.regimes:
         return "not measured", f"the regime {regime!r} was not run"
-    found = gap(results["regimes"][regime], first.name, second.name)
+    found = gap(results.regimes[regime], first.name, second.name)
     if isinstance(found, str):
         return "not measured", found
     words = f"{first.name} minus {second.name}: {found.words()}"
@@ -78,17 +81,17 @@ def _score(results: Facts, regime: str, other: str, pick: Callable[[Roles], Meth
     return "not held", words if shown else f"no {'match' if margin else 'difference'} shown: {words}"
 
 
-def _resources(results: Sequence[Facts], bench: BenchRecord | None) -> list[Claim]:
-    def slower(first: Facts, second: Facts) -> tuple[bool, str] | None:
-        speeds = [facts.get("tokens_per_second") for facts in (first, second)]
+def _resources(results: Sequence[ComparisonResults], bench: BenchRecord | None) -> list[Claim]:
+    def slower(first: ComparedMethod, second: ComparedMethod) -> tuple[bool, str] | None:
+        speeds = [method.tokens_per_second for method in (first, second)]
         found = ratio(*speeds)
         if found is None:
             return None
         words = f"{short(speeds[0])} against {short(speeds[1])} tokens per second, {short(found)} times"
         return found >= LEAST_SPEED, words
 
-    def leaner(first: Facts, second: Facts) -> tuple[bool, str] | None:
-        peaks = [facts.get("peak_memory_bytes") for facts in (first, second)]
+    def leaner(first: ComparedMethod, second: ComparedMethod) -> tuple[bool, str] | None:
+        peaks = [method.peak_memory_bytes for method in (first, second)]
         found = ratio(*peaks)
         if found is None or peaks[0] is None or peaks[1] is None:
             return None
@@ -184,13 +187,15 @@ def _of_bench(bench: BenchRecord) -> str:
     return f"a bench of {bench.model}"
 
 
-def _resource(results: Facts, judged: Callable[[Facts, Facts], tuple[bool, str] | None]) -> Outcome:
+def _resource(
+    results: ComparisonResults, judged: Callable[[ComparedMethod, ComparedMethod], tuple[bool, str] | None]
+) -> Outcome:
     roles = compared_roles(results)
     if roles.multilora is None or roles.equal_lora is None:
         missing = "MultiLoRA" if roles.multilora is None else "LoRA of equal total rank"
         return "not measured", f"no {missing} among the methods compared"
     names = roles.multilora.name, roles.equal_lora.name
-    found = judged(*(results["methods"][name] for name in names))
+    found = judged(*(results.methods[name] for name in names))
     if found is None:
         return "not measured", f"no training of {names[0]} and {names[1]} was measured"
     return "held" if found[0] else "not held", f"{names[0]} against {names[1]}: {found[1]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from multilora.bench.record import BenchRecord
 from multilora.comparison.record import ComparisonRecord, ComparisonResults
@@ -13,11 +13,12 @@ from multilora.errors import InputError
 from multilora.evaluation.saved import EvaluationResults
 from multilora.runs.find import COMPARISON, Source, find_sources
 from multilora.runs.records import MetricsLine, RunResults
+from multilora.spectral.record import AnalysisRecord
 from multilora.storage.record import Record
 
 _RESULTS, _METRICS = "results.json", "metrics.jsonl"
 
-Facts = Mapping[str, Any]
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class TrainedRun:
     Attributes:
         name: as the analysis calls it.
         method: in short, or as its comparison calls it.
-        seed: of the training, in a comparison counted from 0; None: nobody knows.
-        regime: `mixed`, or the only task; None: nobody knows.
+        seed: of the training, in a comparison counted from 0; None if unknown.
+        regime: `mixed`, or the only task; None if unknown.
         comparison: the comparison's folder that it belongs to, as the analysis calls it.
-        recipe: what its recipe.yaml says; None: it has none.
-        results: the content of its results.json; None: it has none.
+        recipe: what its recipe.yaml says; None if it has none.
+        results: of its results.json; None if it has none.
         metrics: the lines of its metrics.jsonl.
-        tests: the content of each eval-SPLIT/results.json, by the folder's name.
+        tests: each eval-SPLIT/results.json, by the folder's name.
     """
 
     name: str
@@ -41,10 +42,10 @@ class TrainedRun:
     seed: int | None = None
     regime: str | None = None
     comparison: str | None = None
-    recipe: Facts | None = None
-    results: Facts | None = None
-    metrics: Sequence[Facts] = ()
-    tests: Mapping[str, Facts] = field(default_factory=dict[str, Facts])
+    recipe: Mapping[str, Any] | None = None
+    results: RunResults | None = None
+    metrics: Sequence[MetricsLine] = ()
+    tests: Mapping[str, EvaluationResults] = field(default_factory=dict[str, EvaluationResults])
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class ComparedMethods:
 
     Attributes:
         folder: as the analysis calls it.
-        results: the content of its results.json; None: it has none yet.
-        record: the content of its comparison.json.
+        results: of its results.json; None if it has none yet.
+        record: what all its trainings share; None if comparison.json cannot be read.
     """
 
     folder: str
-    results: Facts | None
-    record: Facts
+    results: ComparisonResults | None
+    record: ComparisonRecord | None
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,14 @@ class ReportInputs:
     """All that the page shows.
 
     Attributes:
-        data: the content of analysis.json; None: nothing was analysed.
+        data: the analysis; None if nothing was analysed.
         comparisons: in the order in which they were named.
         runs: all trainings, those of comparisons among them.
         notes: what could not be read.
-        bench: what methods cost, measured in turns on one machine; None: nobody measured it.
+        bench: what methods cost, measured in turns on one machine; None if not measured.
     """
 
-    data: Facts | None = None
+    data: AnalysisRecord | None = None
     comparisons: Sequence[ComparedMethods] = ()
     runs: Sequence[TrainedRun] = ()
     notes: Sequence[str] = ()
@@ -86,25 +87,25 @@ class ReportInputs:
         return self.bench is not None and self.data is None and not self.comparisons and not self.runs
 
     @property
-    def results(self) -> list[Facts]:
-        """The content of every comparison's results.json."""
+    def results(self) -> list[ComparisonResults]:
+        """Of every comparison that has some."""
         return [comparison.results for comparison in self.comparisons if comparison.results is not None]
 
 
-def gather(data: Facts | None, folders: Sequence[Path], bench: BenchRecord | None = None) -> ReportInputs:
-    """Read what the folders tell besides their weights. What is missing or damaged is left out, and said in `notes`.
+def gather(data: AnalysisRecord | None, folders: Sequence[Path], bench: BenchRecord | None = None) -> ReportInputs:
+    """Read what the folders hold besides their weights. What is missing or damaged is left out, and said in `notes`.
 
     Args:
-        data: the content of analysis.json; None: nothing was analysed.
+        data: the analysis; None if nothing was analysed.
         folders: those that were analysed: runs, comparisons, adapters, models.
-        bench: what methods cost; None: nobody measured it.
+        bench: what methods cost; None if not measured.
     """
     notes: list[str] = []
     comparisons = [
         ComparedMethods(
             str(folder),
             _read(ComparisonResults, folder / _RESULTS, notes),
-            _read(ComparisonRecord, folder / COMPARISON, notes) or {},
+            _read(ComparisonRecord, folder / COMPARISON, notes),
         )
         for folder in folders
         if (folder / COMPARISON).is_file()
@@ -142,20 +143,20 @@ def _run(source: Source, notes: list[str]) -> TrainedRun:
     )
 
 
-def _read(kind: type[Record], file: Path, notes: list[str]) -> Facts | None:
-    """None: there is no such file, or it is damaged."""
+def _read(kind: type[R], file: Path, notes: list[str]) -> R | None:
+    """None if there is no such file, or it is damaged."""
     if not file.is_file():
         return None
     try:
-        return kind.read(file).content()
+        return kind.read(file)
     except InputError as error:
         notes.append(f"{error}; the file is left out")
         return None
 
 
-def _metrics(file: Path, notes: list[str]) -> Sequence[Facts]:
+def _metrics(file: Path, notes: list[str]) -> Sequence[MetricsLine]:
     try:
-        return [line.content() for line in MetricsLine.read_all(file)]
+        return MetricsLine.read_all(file)
     except InputError as error:
         notes.append(f"{error}; the file is left out")
         return ()

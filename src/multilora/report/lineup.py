@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from multilora.report.inputs import ReportInputs
 from multilora.runs.find import MIXED
-
-Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Lineup:
         self._several = len({comparison for *_, comparison in runs.values() if comparison}) > 1
         self.labels: list[str] = []
         for comparison in inputs.comparisons:
-            for method in (comparison.results or {}).get("methods", {}):
+            for method in comparison.results.methods if comparison.results else ():
                 self.series_of(method, comparison.folder)
         places = sorted(
             {(c, regime, seed) for _, seed, regime, c in runs.values() if c}, key=lambda place: _group_order(*place)
@@ -107,6 +104,6 @@ def _group_order(comparison: str, regime: str | None, seed: int | None) -> tuple
 def _runs(inputs: ReportInputs) -> dict[str, tuple[str, int | None, str | None, str | None]]:
     """By name: method, seed, regime, comparison."""
     found = {run.name: (run.method, run.seed, run.regime, run.comparison) for run in inputs.runs}
-    for name, run in (inputs.data or {}).get("runs", {}).items():
-        found.setdefault(name, (run["method"], run["seed"], run["regime"], run["comparison"]))
+    for name, run in inputs.data.runs.items() if inputs.data else ():
+        found.setdefault(name, (run.method, run.seed, run.regime, run.comparison))
     return found

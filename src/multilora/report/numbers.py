@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from multilora.spectral.findings import Measure
 
 NONE = "–"
@@ -68,6 +71,11 @@ def rounded(value: Any) -> Any:
         digits = float(f"{value:.{_PLOT_DIGITS}g}")
         return int(digits) if digits.is_integer() and abs(digits) < 1e15 else digits
     return value
+
+
+def array_of(values: Sequence[float | None] | Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
+    """A record's values as an array; NaN for None."""
+    return np.array(values, dtype=np.float64)
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -6,11 +6,10 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path, PurePath
-from typing import Any
 
 from multilora.bench.record import BenchRecord
 from multilora.report.claims import Claim, judge
@@ -29,6 +28,7 @@ from multilora.report.sections.subspaces import subspaces
 from multilora.report.sections.trained import trained
 from multilora.report.sections.training import losses, resources
 from multilora.report.summary import sentences as summary_sentences
+from multilora.spectral.record import AnalysisRecord
 from multilora.storage.folders import write_text
 
 REPORT_FILE = "report.html"
@@ -36,13 +36,13 @@ _SHOWN_NOTES = 50
 
 
 def report_on(
-    path: Path, data: Mapping[str, Any] | None, folders: Sequence[Path], bench: BenchRecord | None = None
+    path: Path, data: AnalysisRecord | None, folders: Sequence[Path], bench: BenchRecord | None = None
 ) -> None:
     """Write the page of an analysis, of comparisons, of a bench, or of all.
 
     Args:
         path: the file.
-        data: the content of analysis.json; None: nothing was analysed.
+        data: the analysis; None if nothing was analysed.
         folders: those that were analysed: runs, comparisons, adapters, models.
         bench: what methods cost; None if not measured.
     """
@@ -126,10 +126,10 @@ def page(inputs: ReportInputs, claims: Sequence[Claim], sentences: Sequence[str]
 def _title(inputs: ReportInputs) -> str:
     if inputs.bench is not None and inputs.only_bench:
         return f"What methods cost: {PurePath(inputs.bench.model).name}"
-    base = (inputs.data or {}).get("base")
+    base = inputs.data.base if inputs.data else None
     names = [PurePath(comparison.folder).name for comparison in inputs.comparisons]
     names += [run.name for run in inputs.runs if not run.comparison]
-    names = names or list((inputs.data or {}).get("runs", {}))
+    names = names or list(inputs.data.runs if inputs.data else ())
     what = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     on = f" on {PurePath(base).name}" if base else ""
     return f"MultiLoRA study: {what}{on}" if what else "MultiLoRA study"
@@ -146,26 +146,26 @@ def _contents(sections: Sequence[Section]) -> Html:
 def _about(inputs: ReportInputs) -> Section:
     """What the reader has to know besides: notes, faults, settings, versions."""
     section = Section("about", "About this page")
-    data: Mapping[str, Any] = inputs.data or {}
-    notes = [*data.get("notes", ()), *inputs.notes]
+    data = inputs.data
+    notes = [*(data.notes if data else ()), *inputs.notes]
     if notes:
         section.parts.append(el("ul", *(el("li", note) for note in notes[:_SHOWN_NOTES])))
-    faults: Sequence[Mapping[str, str]] = data.get("faults", ())
+    faults = data.faults if data else ()
     if faults:
-        items = [el("li", f"{fault['run']}, {fault['layer']}: {fault['message']}") for fault in faults[:_SHOWN_NOTES]]
+        items = [el("li", f"{fault.run}, {fault.layer}: {fault.message}") for fault in faults[:_SHOWN_NOTES]]
         more = len(faults) - len(items)
         section.parts += [
             el("p", f"{counted(len(faults), 'matrix', 'matrices')} could not be analysed:", class_="lead"),
             el("ul", *items, el("li", f"and {more} more, which analysis.json names") if more else None),
         ]
-    versions = data.get("versions") or {"multilora": version("multilora")}
+    versions = data.versions if data and data.versions else {"multilora": version("multilora")}
     made = ", ".join(f"{name} {number}" for name, number in versions.items())
     section.parts.append(
         el("p", f"Made by {made}; plots by plotly (MIT licence), which is in this file. The page asks no network for "
            "anything.", class_="note")
     )  # fmt: skip
-    if data.get("settings"):
-        settings = ", ".join(f"{name}: {value}" for name, value in data["settings"].items())
+    if data and data.settings:
+        settings = ", ".join(f"{name}: {value}" for name, value in data.settings.items())
         section.parts.append(details("settings of the analysis", el("p", settings)))
     return section
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from multilora.report.inputs import ReportInputs
 from multilora.report.lineup import Lineup
 from multilora.report.numbers import mean
 from multilora.spectral.findings import Measure
+from multilora.spectral.record import AnalysedRun, MatrixRecord
 
 # The order of the data flow in a block, as far as names are known; others follow in theirs.
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _OUTSIDE = "outside the blocks"
-
-Facts = Mapping[str, Any]
 
 
 class PageData:
@@ -27,29 +25,32 @@ class PageData:
     Attributes:
         inputs: of the page.
         lineup: series and groups.
-        matrices: all records of analysis.json.
+        matrices: all that were analysed.
+        runs: those that were analysed, by name.
         blocks: labels of the blocks, in order.
         projections: labels of the projections, in order.
     """
 
     def __init__(self, inputs: ReportInputs) -> None:
         self.inputs, self.lineup = inputs, Lineup(inputs)
-        self.matrices: Sequence[Facts] = (inputs.data or {}).get("matrices", ())
+        self.matrices: Sequence[MatrixRecord] = inputs.data.matrices if inputs.data else ()
+        self.runs: Mapping[str, AnalysedRun] = inputs.data.runs if inputs.data else {}
         self._projections = _projection_labels(self.matrices)
-        numbers = {matrix["block"] for matrix in self.matrices}
-        self.blocks = [str(block) for block in sorted(numbers - {None})] + ([_OUTSIDE] if None in numbers else [])
+        numbers = {matrix.block for matrix in self.matrices}
+        self.blocks = [str(number) for number in sorted(number for number in numbers if number is not None)]
+        self.blocks += [_OUTSIDE] if None in numbers else []
         found = dict.fromkeys(self._projections.values())
         self.projections = sorted(found, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-        self._by_run: dict[str, dict[tuple[str, str], Facts]] = {}
+        self._by_run: dict[str, dict[tuple[str, str], MatrixRecord]] = {}
         for matrix in self.matrices:
-            self._by_run.setdefault(matrix["run"], {})[self.place(matrix)] = matrix
+            self._by_run.setdefault(matrix.run, {})[self.place(matrix)] = matrix
 
-    def place(self, matrix: Facts) -> tuple[str, str]:
+    def place(self, matrix: MatrixRecord) -> tuple[str, str]:
         """Labels of the matrix's block and projection."""
-        block = _OUTSIDE if matrix["block"] is None else str(matrix["block"])
-        return block, self._projections[matrix["layer"]]
+        block = _OUTSIDE if matrix.block is None else str(matrix.block)
+        return block, self._projections[matrix.layer]
 
-    def of_run(self, run: str) -> Mapping[tuple[str, str], Facts]:
+    def of_run(self, run: str) -> Mapping[tuple[str, str], MatrixRecord]:
         """The matrices of a run by their places."""
         return self._by_run.get(run, {})
 
@@ -64,7 +65,7 @@ class PageData:
         records = self.records(series, projection, block)
         return [value for record in records if (value := measure.value(record)) is not None]
 
-    def records(self, series: int, projection: str | None = None, block: str | None = None) -> list[Facts]:
+    def records(self, series: int, projection: str | None = None, block: str | None = None) -> list[MatrixRecord]:
         """The series' matrices, of all its averaged runs."""
         return [
             matrix
@@ -85,13 +86,13 @@ class PageData:
         return f"means over {things} and {runs} seeds" if runs > 1 else f"means over {things}, one run each"
 
 
-def _projection_labels(matrices: Sequence[Facts]) -> dict[str, str]:
+def _projection_labels(matrices: Sequence[MatrixRecord]) -> dict[str, str]:
     """By layer: the last part of its name, or all that follows the block's number where that would name two."""
-    layers = {matrix["layer"]: matrix for matrix in matrices}
-    counts = Counter((matrix["block"], matrix["projection"]) for matrix in layers.values())
+    layers = {matrix.layer: matrix for matrix in matrices}
+    counts = Counter((matrix.block, matrix.projection) for matrix in layers.values())
     twice = {projection for (_, projection), count in counts.items() if count > 1}
     return {
-        layer: _after_block(layer, matrix["block"]) if matrix["projection"] in twice else matrix["projection"]
+        layer: _after_block(layer, matrix.block) if matrix.projection in twice else matrix.projection
         for layer, matrix in layers.items()
     }
 

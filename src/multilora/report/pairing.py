@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from multilora.bench.record import AtLength
+from multilora.comparison.record import ComparedMethod, ComparisonResults
 from multilora.report.numbers import listed
 from multilora.runs.find import MIXED
 from multilora.spectral.findings import Measure
+from multilora.spectral.record import AnalysedRun, AnalysisRecord, MatrixRecord
 
-Facts = Mapping[str, Any]
 Role = Literal["multilora", "lora", "full"]
 Values = tuple[float, ...]
 
@@ -101,13 +102,9 @@ def roles_of(methods: Iterable[Method]) -> Roles:
     )
 
 
-def compared_roles(results: Facts) -> Roles:
-    """The roles in a comparison.
-
-    Args:
-        results: the content of its results.json.
-    """
-    return roles_of(_compared(name, facts) for name, facts in results.get("methods", {}).items())
+def compared_roles(results: ComparisonResults) -> Roles:
+    """The roles in a comparison."""
+    return roles_of(_compared(name, found) for name, found in results.methods.items())
 
 
 def benched_roles(at: AtLength) -> Roles:
@@ -125,15 +122,15 @@ def benched_roles(at: AtLength) -> Roles:
     )
 
 
-def _compared(name: str, facts: Facts) -> Method:
-    section: Facts = facts.get("section") or {}
+def _compared(name: str, found: ComparedMethod) -> Method:
+    section = found.section
     kind = str(section.get("name", ""))
     return Method(
-        name, kind, section.get("num_loras", 1), section.get("r"), facts.get("total_rank"), _is_control(kind, section)
+        name, kind, section.get("num_loras", 1), section.get("r"), found.total_rank, _is_control(kind, section)
     )
 
 
-def _is_control(kind: str, section: Facts) -> bool:
+def _is_control(kind: str, section: Mapping[str, Any]) -> bool:
     return kind == "multilora" and (section.get("num_loras") == 1 or section.get("scaling") == "none")
 
 
@@ -157,7 +154,7 @@ class Run:
     seed: int | None
     reference: str | None
     one_rank: bool
-    matrices: Mapping[str, Facts]
+    matrices: Mapping[str, MatrixRecord]
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ class Beside:
 
     labels: Sequence[str]
     runs: Sequence[tuple[Run, ...]]
-    seeds: Sequence[Sequence[tuple[Facts, ...]]]
+    seeds: Sequence[Sequence[tuple[MatrixRecord, ...]]]
 
     def values(self, of: Callable[..., Values | None]) -> list[list[Values]]:
         """Of each training, of each matrix the values.
@@ -191,17 +188,17 @@ class Spectra:
     the order of their seeds. Trainings on the whole mixture count where there are any.
 
     Args:
-        data: the content of analysis.json; None: nothing was analysed.
+        data: the analysis; None if nothing was analysed.
     """
 
-    def __init__(self, data: Facts | None) -> None:
-        matrices: dict[str, dict[str, Facts]] = {}
-        for record in (data or {}).get("matrices", ()):
-            matrices.setdefault(record["run"], {})[record["layer"]] = record
-        facts: Mapping[str, Facts] = (data or {}).get("runs", {})
+    def __init__(self, data: AnalysisRecord | None) -> None:
+        matrices: dict[str, dict[str, MatrixRecord]] = {}
+        for record in data.matrices if data else ():
+            matrices.setdefault(record.run, {})[record.layer] = record
+        analysed = data.runs if data else {}
         places: dict[str | None, list[Run]] = {}
-        for name in sorted(facts.keys() & matrices.keys()):
-            places.setdefault(facts[name].get("comparison"), []).append(_run(name, facts, matrices[name]))
+        for name in sorted(analysed.keys() & matrices.keys()):
+            places.setdefault(analysed[name].comparison, []).append(_run(name, analysed, matrices[name]))
         loose = _mixed(places.get(None, []))
         self.analysed = data is not None
         self.groups: list[tuple[Roles, list[Run]]] = []
@@ -224,7 +221,7 @@ class Spectra:
             return f"no {listed(missing)} among the runs"
         labels: dict[tuple[str, ...], None] = {}
         runs: list[tuple[Run, ...]] = []
-        seeds: list[list[tuple[Facts, ...]]] = []
+        seeds: list[list[tuple[MatrixRecord, ...]]] = []
         for parts, own in self.groups:
             for trained in _together([[run for run in own if run.method == parts.of(role)] for role in roles]):
                 layers = sorted(set.intersection(*(set(run.matrices) for run in trained)))
@@ -237,17 +234,13 @@ class Spectra:
         return Beside([" and ".join(dict.fromkeys(names)) for names in zip(*labels, strict=True)], runs, seeds)
 
 
-def _run(name: str, facts: Mapping[str, Facts], matrices: Mapping[str, Facts]) -> Run:
-    about = facts[name]
-    section: Facts = (about.get("recipe") or {}).get("method") or {}
-    kind = str(about["kind"])
-    control = _is_control(kind, {**section, "num_loras": about.get("num_loras")})
-    method = Method(
-        str(about["method"]), kind, about.get("num_loras"), about.get("r"), about.get("total_rank"), control
-    )
-    reference = facts.get(about.get("reference") or "", {}).get("kind")
-    one_rank = not section.get("rank_pattern")
-    return Run(name, method, about.get("regime"), about.get("seed"), reference, one_rank, matrices)
+def _run(name: str, analysed: Mapping[str, AnalysedRun], matrices: Mapping[str, MatrixRecord]) -> Run:
+    run = analysed[name]
+    section: Mapping[str, Any] = (run.recipe or {}).get("method") or {}
+    control = _is_control(run.kind, {**section, "num_loras": run.num_loras})
+    method = Method(run.method, run.kind, run.num_loras, run.r, run.total_rank, control)
+    reference = None if run.reference is None or run.reference not in analysed else analysed[run.reference].kind
+    return Run(name, method, run.regime, run.seed, reference, not section.get("rank_pattern"), matrices)
 
 
 def _mixed(runs: list[Run]) -> list[Run]:
@@ -282,7 +275,7 @@ def _by_seed(runs: Sequence[Run]) -> dict[tuple[str | None, int | None, int], Ru
 def measured(*measures: Measure) -> Callable[..., Values | None]:
     """Picks measures of each record, one after the other; None where a record lacks one."""
 
-    def pick(*records: Facts) -> Values | None:
+    def pick(*records: MatrixRecord) -> Values | None:
         found = [measure.value(record) for record in records for measure in measures]
         return tuple(value for value in found if value is not None) if None not in found else None
 

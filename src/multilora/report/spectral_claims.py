@@ -15,10 +15,11 @@ from multilora.report.criteria import (
     top_projections,
 )
 from multilora.report.numbers import counted, percent, short, with_unit
-from multilora.report.pairing import Facts, Role, Spectra, Values, measured
+from multilora.report.pairing import Role, Spectra, Values, measured
 from multilora.report.verdicts import MINUS, Claim, Outcome, Tally, against, tally
 from multilora.spectral.findings import Measure
 from multilora.spectral.measures import EFFECTIVE_RANK, ENERGY_SHARES, GINI, SIDES, ZEROS, Side, merge_error, merge_lost
+from multilora.spectral.record import MatrixRecord
 
 MOST_ERROR = 0.1
 
@@ -149,7 +150,7 @@ def _zeros(spectra: Spectra) -> Outcome:
     if isinstance(found, str):
         return "not measured", found
     pairs = [
-        (int(ZEROS.value(record) or 0), max(0, record["spectrum"]["size"] - run.method.total_rank))
+        (int(ZEROS.value(record) or 0), max(0, record.spectrum.size - run.method.total_rank))
         for (run,), matrices in zip(found.runs, found.seeds, strict=True)
         for (record,) in matrices
         if run.method.total_rank is not None and run.one_rank
@@ -192,8 +193,8 @@ def _judged(
 
 
 def _bell(spectra: Spectra) -> Outcome:
-    def values(record: Facts) -> Values:
-        return float(is_bell(record["histogram"])), near_fullest(record["histogram"])
+    def values(record: MatrixRecord) -> Values:
+        return float(is_bell(record.histogram)), near_fullest(record.histogram)
 
     def words(one: Tally) -> str:
         share = percent(one.means[1])
@@ -203,7 +204,7 @@ def _bell(spectra: Spectra) -> Outcome:
 
 
 def _similarity(spectra: Spectra, side: Side) -> Outcome:
-    def values(multilora: Facts, lora: Facts) -> Values | None:
+    def values(multilora: MatrixRecord, lora: MatrixRecord) -> Values | None:
         return shared_similarity(multilora, lora, side)
 
     def words(one: Tally) -> str:

@@ -18,6 +18,7 @@ from multilora.report.paper_figures.relations import mechanism, modules, subspac
 from multilora.report.paper_figures.spectra import layer_map, spectra_curves, spectra_histograms
 from multilora.report.paper_figures.style import STYLE
 from multilora.spectral.measures import layer_maps
+from multilora.spectral.record import AnalysisRecord
 from multilora.storage.folders import sync
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ FIGURES: Mapping[str, Callable[[PageData, float], Figure | None]] = {
 }
 
 
-def write_figures(folder: Path, data: Mapping[str, Any], bench: BenchRecord | None = None) -> list[Path]:
+def write_figures(folder: Path, data: AnalysisRecord | None, bench: BenchRecord | None = None) -> list[Path]:
     """Write all figures that there are numbers for, each as NAME-WIDTH.FORMAT.
 
     A figure is complete or as it was; earlier ones that these numbers cannot have are removed, other files
@@ -53,7 +54,7 @@ def write_figures(folder: Path, data: Mapping[str, Any], bench: BenchRecord | No
 
     Args:
         folder: for the figures; it is created.
-        data: the content of analysis.json; empty: nothing was analysed.
+        data: the analysis; None if nothing was analysed.
         bench: what methods cost; None if not measured.
 
     Returns:

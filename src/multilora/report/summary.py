@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from statistics import fmean
-from typing import Any
 
-from multilora.comparison.record import AVERAGE
+from multilora.comparison.record import AVERAGE, ComparisonResults, RegimeResults
 from multilora.report.criteria import (
     largest_module,
     module_similarities,
@@ -17,22 +16,23 @@ from multilora.report.criteria import (
     top_projections,
 )
 from multilora.report.numbers import counted, listed, percent, short
-from multilora.report.pairing import NAMES, Facts, Method, Role, Roles, Spectra, Values, compared_roles, measured
+from multilora.report.pairing import NAMES, Method, Role, Roles, Spectra, Values, compared_roles, measured
 from multilora.report.verdicts import MINUS, Gap, gap, ratio, signed_points, tally
 from multilora.spectral.measures import EFFECTIVE_RANK, ENERGY_SHARES, SIDES, ZEROS, merge_error, merge_lost
+from multilora.spectral.record import AnalysisRecord, MatrixRecord
 
 _REGIMES = {"mixed": "Trained on the mixture", "single": "Trained on each task alone"}
 _EVERY: Sequence[Role] = ("multilora", "lora", "full")
 
 
-def sentences(data: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> list[str]:
+def sentences(data: AnalysisRecord | None, results: Sequence[ComparisonResults]) -> list[str]:
     """Results, spectra, subspaces, modules, mechanism, merging, resources and forgetting, in this order.
 
     At most 14 sentences where there is one comparison. Sentences without data are left out.
 
     Args:
-        data: the content of analysis.json; None: nothing was analysed.
-        results: the contents of the results.json of comparisons.
+        data: the analysis; None if nothing was analysed.
+        results: of comparisons.
 
     Returns:
         Plain text.
@@ -62,32 +62,33 @@ def _of_comparison(number: int, of: int, texts: Iterable[str | None]) -> Iterato
             yield f"Comparison {number:,}: {text}" if of > 1 else text
 
 
-def _scores(results: Facts) -> Iterator[str]:
+def _scores(results: ComparisonResults) -> Iterator[str]:
     roles = compared_roles(results)
-    for regime, words in _REGIMES.items():
-        facts = results.get("regimes", {}).get(regime) or {}
-        for text in (_best(facts), _differences(facts, roles)):
+    for name, words in _REGIMES.items():
+        if (regime := results.regimes.get(name)) is None:
+            continue
+        for text in (_best(regime), _differences(regime, roles)):
             if text is not None:
                 yield f"{words}, {text}"
 
 
-def _best(regime: Facts) -> str | None:
+def _best(regime: RegimeResults) -> str | None:
     """The method with the highest average, and the next."""
-    averages = {name: scores[AVERAGE] for name, scores in regime.get("scores", {}).items() if scores}
+    averages = {name: scores[AVERAGE] for name, scores in regime.scores.items() if scores}
     if not averages:
         return None
-    order = sorted(averages, key=lambda name: (-averages[name]["mean"], name))
+    order = sorted(averages, key=lambda name: (-averages[name].mean, name))
     first = averages[order[0]]
-    equals = [name for name in order if averages[name]["mean"] == first["mean"]]
-    seeds = counted(len(first["values"]), "seed")
+    equals = [name for name in order if averages[name].mean == first.mean]
+    seeds = counted(len(first.values), "seed")
     interval = ""
-    if len(equals) == 1 and first["low"] is not None:
-        interval = f"95 % interval {_signless(first['low'])} to {_signless(first['high'])}, "
+    if len(equals) == 1 and first.low is not None and first.high is not None:
+        interval = f"95 % interval {_signless(first.low)} to {_signless(first.high)}, "
     verb = "has the best average" if len(equals) == 1 else "share the best average"
-    text = f"{listed(equals)} {verb} over tasks, {percent(first['mean'])} % ({interval}{seeds})"
+    text = f"{listed(equals)} {verb} over tasks, {percent(first.mean)} % ({interval}{seeds})"
     if len(equals) < len(order):
         follower = order[len(equals)]
-        text += f"; next is {follower} with {percent(averages[follower]['mean'])} %"
+        text += f"; next is {follower} with {percent(averages[follower].mean)} %"
     return f"{text}."
 
 
@@ -95,7 +96,7 @@ def _signless(share: float) -> str:
     return percent(share).replace("-", MINUS)
 
 
-def _differences(regime: Facts, roles: Roles) -> str | None:
+def _differences(regime: RegimeResults, roles: Roles) -> str | None:
     """MultiLoRA against everything that the paper or fairness sets beside it."""
     others: Sequence[tuple[Method | None, str]] = (
         (roles.equal_lora, "LoRA of equal total rank"),
@@ -149,7 +150,7 @@ def _effective_rank(spectra: Spectra) -> str | None:
     )
 
 
-def _of_each(spectra: Spectra, value: Callable[[Facts], float]) -> str | None:
+def _of_each(spectra: Spectra, value: Callable[[MatrixRecord], float]) -> str | None:
     """The mean share over all matrices for each role there is: 14.2 % with MultiLoRA and 8.9 % with LoRA."""
     parts: list[str] = []
     for role in _EVERY:
@@ -171,7 +172,7 @@ def _energy(spectra: Spectra) -> str | None:
 
 
 def _zeros(spectra: Spectra) -> str | None:
-    shares = _of_each(spectra, lambda record: (ZEROS.value(record) or 0.0) / max(1, record["spectrum"]["size"]))
+    shares = _of_each(spectra, lambda record: (ZEROS.value(record) or 0.0) / max(1, record.spectrum.size))
     return f"The share of ΔW's singular values that are zero is {shares}, on average." if shares else None
 
 
@@ -232,32 +233,32 @@ def _merging(spectra: Spectra) -> str | None:
     )
 
 
-def _resources(results: Facts) -> str | None:
+def _resources(results: ComparisonResults) -> str | None:
     roles = compared_roles(results)
     if roles.multilora is None:
         return None
-    own: Facts = results["methods"][roles.multilora.name]
-    speed, count = own.get("tokens_per_second"), own.get("trainable_parameters")
+    own = results.methods[roles.multilora.name]
+    speed, count = own.tokens_per_second, own.trainable_parameters
     if speed is None or count is None:
         return None
     text = f"MultiLoRA trains {counted(count, 'parameter')} at {short(speed)} tokens per second"
     if roles.equal_lora is not None:
-        other: Facts = results["methods"][roles.equal_lora.name]
-        faster = ratio(speed, other.get("tokens_per_second"))
-        larger = ratio(own.get("peak_memory_bytes"), other.get("peak_memory_bytes"))
+        other = results.methods[roles.equal_lora.name]
+        faster = ratio(speed, other.tokens_per_second)
+        larger = ratio(own.peak_memory_bytes, other.peak_memory_bytes)
         if faster is not None and larger is not None:
             what = _named(roles.equal_lora, "LoRA of equal total rank")
             text += f", {short(faster)} times as fast as {what}, with {short(larger)} times its peak memory"
     return f"{text}."
 
 
-def _forgetting(results: Facts) -> str | None:
+def _forgetting(results: ComparisonResults) -> str | None:
     roles = compared_roles(results)
     parts = [
-        f"{_signed(forgetting['mean'])} with {_named(method, NAMES[role])}"
+        f"{_signed(forgetting.mean)} with {_named(method, NAMES[role])}"
         for role in _EVERY
         if (method := roles.of(role)) is not None
-        and (forgetting := results["methods"][method.name].get("forgetting")) is not None
+        and (forgetting := results.methods[method.name].forgetting) is not None
     ]
     return f"The loss on general text changes by {listed(parts)}, in nats per token." if parts else None
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from multilora.comparison.record import AVERAGE
+from multilora.comparison.record import AVERAGE, RegimeResults
 from multilora.comparison.statistics import mean_over_seeds
 from multilora.report.numbers import counted, listed
-from multilora.report.pairing import Facts, Values
+from multilora.report.pairing import Values
 
 Verdict = Literal["held", "not held", "not measured"]
 Outcome = tuple[Verdict, str]
@@ -121,24 +121,23 @@ class Gap:
         )
 
 
-def gap(regime: Facts, method: str, other: str) -> Gap | str:
+def gap(regime: RegimeResults, method: str, other: str) -> Gap | str:
     """The difference of two methods in a comparison; or why there is none.
 
     Its own paired difference where it has one, which is about seeds and examples; else, of the seeds' averages, the
     mean difference with Student's interval.
 
     Args:
-        regime: of results.json.
+        regime: of the comparison.
         method, other: names; the difference is that of `method` minus that of `other`.
     """
-    for entry in regime.get("differences", ()):
-        if (entry["method"], entry["minus"]) in ((method, other), (other, method)):
-            found, sign = entry["tasks"][AVERAGE], 1 if entry["method"] == method else -1
-            ends = sorted(sign * found[end] for end in ("low", "high"))
-            return Gap(sign * found["mean"], ends[0], ends[1], entry["seeds"])
-    values = [
-        ((regime.get("scores", {}).get(name) or {}).get(AVERAGE) or {}).get("values", ()) for name in (method, other)
-    ]
+    for entry in regime.differences:
+        if (entry.method, entry.minus) in ((method, other), (other, method)):
+            found, sign = entry.tasks[AVERAGE], 1 if entry.method == method else -1
+            low, high = sorted((sign * found.low, sign * found.high))
+            return Gap(sign * found.mean, low, high, entry.seeds)
+    averages = [regime.scores.get(name, {}).get(AVERAGE) for name in (method, other)]
+    values = [average.values if average else () for average in averages]
     if empty := [name for name, of in zip((method, other), values, strict=True) if not of]:
         return f"{listed(empty)} {'has' if len(empty) == 1 else 'have'} no scores"
     if len(values[0]) != len(values[1]):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from multilora.spectral.record import MatrixRecord
 from multilora.spectral.spectrum import numerical_rank
 
 
@@ -115,6 +116,6 @@ class Measure:
         """As a sentence calls it."""
         return self.words or self.title
 
-    def value(self, record: Mapping[str, Any]) -> float | None:
-        """Of a matrix's record in analysis.json; None: it lacks the measure."""
-        return record["measures"].get(self.key)
+    def value(self, record: MatrixRecord) -> float | None:
+        """Of a matrix; None if it lacks the measure."""
+        return record.measures.get(self.key)

@@ -8,9 +8,10 @@ all are defined for ΔW = 0, where they are 0 (never NaN).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from multilora.spectral.findings import Findings, LayerMap, Measure
+from multilora.spectral.record import MatrixRecord
 from multilora.spectral.spectrum import effective_rank, energy_share, frobenius_norm, gini, spectral_norm, stable_rank
 from multilora.spectral.subspace import grid_ranks
 from multilora.storage.rounding import MERGE_DTYPES
@@ -104,10 +105,10 @@ def similarity(side: Side, k: int) -> Measure:
     return Measure(f"similarity_{side}_{k}", f"φ({k},{k}) {side}", formula, of, source=_HU)
 
 
-def similarity_ranks(record: Mapping[str, Any], side: Side) -> list[int]:
+def similarity_ranks(record: MatrixRecord, side: Side) -> list[int]:
     """The k at which a matrix's record has φ(k, k), ascending."""
     start = similarity(side, 1).key.removesuffix("1")
-    return sorted(int(key.removeprefix(start)) for key in record["measures"] if key.startswith(start))
+    return sorted(int(key.removeprefix(start)) for key in record.measures if key.startswith(start))
 
 
 MODULE_SIMILARITY: Mapping[Side, Measure] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -63,6 +63,10 @@ class Similarity(Part):
     left: Grid
     right: Grid
 
+    def on(self, side: Literal["left", "right"]) -> Grid:
+        """φ on the singular vectors of one side."""
+        return self.left if side == "left" else self.right
+
 
 class Modules(Part):
     """How an adapter's modules relate, as `multilora.spectral.modules` computes it.
@@ -84,6 +88,14 @@ class Modules(Part):
     effective_rank: Values
     overlap: float | None
     scaling: tuple[dict[str, float | None], ...] | None
+
+    def similarity(self, side: Literal["left", "right"]) -> Grid:
+        """Of the modules' subspaces on one side."""
+        return self.left if side == "left" else self.right
+
+    def random(self, side: Literal["left", "right"]) -> float:
+        """What two random subspaces have on that side, on average."""
+        return self.random_left if side == "left" else self.random_right
 
 
 class Intruders(Part):

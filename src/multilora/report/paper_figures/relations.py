@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multilora.report.numbers import listed, mean, short
+from multilora.report.numbers import array_of, listed, mean, short
 from multilora.report.page_data import PageData
 from multilora.report.paper_figures.style import (
     GREY,
@@ -61,9 +61,9 @@ def subspace_grid(page: PageData, width: float) -> Figure | None:
     meshes = []
     for (series, found), panels in zip(shown, grid, strict=True):
         for side, axes in zip(SIDES, panels, strict=True):
-            meshes.append(heat(axes, np.array(found[side]), (0, 1)))
-            ticks(axes, "x", [str(rank) for rank in found["reference_ranks"]])
-            ticks(axes, "y", [str(rank) for rank in found["ranks"]])
+            meshes.append(heat(axes, array_of(found.on(side)), (0, 1)))
+            ticks(axes, "x", [str(rank) for rank in found.reference_ranks])
+            ticks(axes, "y", [str(rank) for rank in found.ranks])
             axes.set_title(f"{cut(label(page, series), 20)}, {side}")
     figure.supxlabel("top j directions of the reference", size="medium")
     figure.supylabel("top i directions of the method", size="medium")

@@ -63,7 +63,7 @@ def spectra_curves(page: PageData, width: float) -> Figure | None:
 
 def _is_long(page: PageData) -> bool:
     """Some spectra are so much longer than others that a linear index would hide those."""
-    ranks = [rank for record in page.matrices if (rank := record["spectrum"]["rank"])]
+    ranks = [rank for record in page.matrices if (rank := record.spectrum.rank)]
     return bool(ranks) and max(ranks) > 8 * min(ranks)
 
 
@@ -79,7 +79,7 @@ def spectra_histograms(page: PageData, width: float) -> Figure | None:
         for series in page.series():
             if not (found := page.records(series, projection)):
                 continue
-            zeros.append((series, sum(record["histogram"]["zeros"] for record in found) / len(found)))
+            zeros.append((series, sum(record.histogram.zeros for record in found) / len(found)))
             first, counts = mean_histogram(found)
             if len(counts):
                 shares, edges = percentages(counts.tolist()), bin_edges(first, len(counts))

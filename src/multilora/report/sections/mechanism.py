@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from multilora.report.dots import Dot, dot_layout, dot_traces
 from multilora.report.figures import CROSS, SQUARE, Control, Figure, Panel, Section
@@ -18,8 +17,6 @@ from multilora.spectral.measures import MERGED, PROJECTED, amplification, merge_
 _ALL = "all"
 _NO_BASE = "ΔW was not compared with the base weights: the base model was not at hand, or --no-mechanism was given."
 
-Facts = Mapping[str, Any]
-
 
 def mechanism(page: PageData) -> Section:
     """What W has in ΔW's directions, and how much ΔW amplifies it."""
@@ -28,7 +25,7 @@ def mechanism(page: PageData) -> Section:
         section.left_out = NO_ANALYSIS
         return section
     # Adapters of a rank below the least usual one are compared at their own.
-    found = {r for matrix in page.matrices if matrix["mechanism"] for r in matrix["mechanism"]["ranks"]}
+    found = {r for matrix in page.matrices if matrix.mechanism for r in matrix.mechanism.ranks}
     if not found:
         section.left_out = _NO_BASE
         return section
@@ -143,7 +140,7 @@ def merging(page: PageData) -> Section:
                     )
                 )
     if not rows:
-        has_base = any(matrix["mechanism"] for matrix in page.matrices)
+        has_base = any(matrix.mechanism for matrix in page.matrices)
         section.left_out = "no adapter is among the runs, and only adapters are merged." if has_base else _NO_BASE
         return section
     section.lead = (

@@ -9,7 +9,7 @@ from multilora.report.figures import Control, Figure, Panel, Section
 from multilora.report.heat import heat_layout, heat_trace
 from multilora.report.lineup import Member
 from multilora.report.markup import Html, table
-from multilora.report.numbers import NONE, percent, short, written
+from multilora.report.numbers import NONE, array_of, percent, short, written
 from multilora.report.page_data import PageData
 from multilora.report.sections.spectra import NO_ANALYSIS, controls
 from multilora.spectral.measures import (
@@ -18,9 +18,11 @@ from multilora.spectral.measures import (
     MODULE_OVERLAP,
     MODULE_SIMILARITY,
     SCALING_MEAN_ABS,
+    Side,
 )
+from multilora.spectral.record import Modules
 
-_SIDES = (("left", "left: outputs of the layer"), ("right", "right: inputs of the layer"))
+_SIDES: tuple[tuple[Side, str], ...] = (("left", "left: outputs of the layer"), ("right", "right: inputs of the layer"))
 _OVERVIEW = (
     *MODULE_SIMILARITY.values(),
     MODULE_LARGEST_ENERGY,
@@ -28,8 +30,6 @@ _OVERVIEW = (
     MODULE_EFFECTIVE_RANK,
     SCALING_MEAN_ABS,
 )
-
-Facts = Mapping[str, Any]
 
 
 def modules(page: PageData) -> Section:
@@ -41,7 +41,7 @@ def modules(page: PageData) -> Section:
     members = [
         m
         for m in sorted(page.lineup.members.values(), key=lambda m: (m.series, m.group or 0))
-        if any(matrix["modules"] for matrix in page.of_run(m.name).values())
+        if any(matrix.modules for matrix in page.of_run(m.name).values())
     ]
     if not members:
         section.left_out = "no run given is a MultiLoRA adapter, so there are no modules to compare."
@@ -73,11 +73,11 @@ def _figure(page: PageData, members: Sequence[Member]) -> Figure:
     for member in members:
         groups = range(len(page.lineup.groups)) if member.group is None else [member.group]
         for (block, projection), matrix in page.of_run(member.name).items():
-            if not matrix["modules"]:
+            if (own := matrix.modules) is None:
                 continue
             for number, (side, name) in enumerate(_SIDES):
                 label = f"{page.lineup.labels[member.series]}, block {block}, {projection}"
-                panels = _panels(matrix["modules"], side, name, member.series, label)
+                panels = _panels(own, side, name, member.series, label)
                 for group in groups:
                     place = (page.blocks.index(block), page.projections.index(projection))
                     views[group, *place, series.index(member.series), number] = panels
@@ -98,27 +98,27 @@ def _figure(page: PageData, members: Sequence[Member]) -> Figure:
     )
 
 
-def _panels(found: Facts, side: str, side_name: str, series: int, where: str) -> list[Panel]:
-    grid, n = found[side], len(found["energy"])
+def _panels(found: Modules, side: Side, side_name: str, series: int, where: str) -> list[Panel]:
+    grid, n = found.similarity(side), len(found.energy)
     names = [str(number + 1) for number in range(n)]
-    off = [value for i, row in enumerate(grid) for j, value in enumerate(row) if i != j]
+    off = [value for i, row in enumerate(grid) for j, value in enumerate(row) if i != j and value is not None]
     alike = f"from {short(min(off))} to {short(max(off))} between different modules" if off else "there is one module"
     panels = [
         Panel(
             f"Similarity of the modules' directions ({side}) in {where}: {alike}; unrelated ones would have "
-            f"{short(found[f'random_{side}'])}.",
+            f"{short(found.random(side))}.",
             [heat_trace(names, names, grid)],
             heat_layout(n, "module", "module", pixels=46),
             f"Similarity, {side_name}",
         ),
         Panel(
-            f"Share of energy of each module in {where}: {', '.join(f'{percent(x)} %' for x in found['energy'])}.",
+            f"Share of energy of each module in {where}: {', '.join(f'{percent(x)} %' for x in found.energy)}.",
             [
                 {
                     "type": "bar",
                     "s": series,
                     "x": names,
-                    "y": [100 * share for share in found["energy"]],
+                    "y": (100 * array_of(found.energy)).tolist(),
                     "hovertemplate": "module %{x}: %{y:.1f} %<extra></extra>",
                 }
             ],
@@ -126,19 +126,20 @@ def _panels(found: Facts, side: str, side_name: str, series: int, where: str) ->
             "Energy",
         ),
     ]
-    if found["scaling"]:
-        medians = ", ".join(short(of["q50"]) for of in found["scaling"])
+    if found.scaling:
+        least = min(_known(found.scaling, "min"), default=None)
+        greatest = max(_known(found.scaling, "max"), default=None)
+        medians = ", ".join(short(of["q50"]) for of in found.scaling)
         panels.append(
             Panel(
                 f"Learned scale of each module in {where}: medians {medians}; from "
-                f"{short(min(of['min'] for of in found['scaling']))} to "
-                f"{short(max(of['max'] for of in found['scaling']))}.",
+                f"{short(least)} to {short(greatest)}.",
                 [
                     {
                         "type": "box",
                         "s": series,
                         "x": names,
-                        **{key: [of[name] for of in found["scaling"]] for key, name in _QUANTILES.items()},
+                        **{key: [of[name] for of in found.scaling] for key, name in _QUANTILES.items()},
                     }
                 ],
                 _panel_layout("module", "scale", n),
@@ -146,6 +147,10 @@ def _panels(found: Facts, side: str, side_name: str, series: int, where: str) ->
             )
         )
     return panels
+
+
+def _known(scaling: Sequence[Mapping[str, float | None]], name: str) -> list[float]:
+    return [value for of in scaling if (value := of[name]) is not None]
 
 
 _QUANTILES = {"lowerfence": "q05", "q1": "q25", "median": "q50", "q3": "q75", "upperfence": "q95"}
@@ -165,15 +170,15 @@ def _table(page: PageData, members: Sequence[Member]) -> Html:
             member.name,
             *place,
             *(short(measure.value(matrix)) for measure in MODULE_SIMILARITY.values()),
-            short(found["random_left"]),
-            short(found["random_right"]),
-            " / ".join(percent(share, 0) for share in found["energy"]),
-            " / ".join(short(of["mean_abs"]) for of in found["scaling"]) if found["scaling"] else NONE,
-            " / ".join(short(of["std"]) for of in found["scaling"]) if found["scaling"] else NONE,
+            short(found.random_left),
+            short(found.random_right),
+            " / ".join(percent(share, 0) for share in found.energy),
+            " / ".join(short(of["mean_abs"]) for of in found.scaling) if found.scaling else NONE,
+            " / ".join(short(of["std"]) for of in found.scaling) if found.scaling else NONE,
         )
         for member in members
         for place, matrix in page.of_run(member.name).items()
-        if (found := matrix["modules"])
+        if (found := matrix.modules)
     ]
     heads = (
         "run", "block", "projection", "φ left", "φ right", "by chance, left", "right", "energy of the modules, %",

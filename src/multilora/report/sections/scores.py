@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
 
+from multilora.comparison.record import AVERAGE, RegimeResults
+from multilora.comparison.statistics import MeanOverSeeds
 from multilora.report.dots import Dot, dot_layout, dot_traces, share_range
 from multilora.report.figures import Figure, Panel, Section
 from multilora.report.inputs import ComparedMethods, TrainedRun
@@ -14,11 +15,8 @@ from multilora.report.numbers import NONE, percent, points, short
 from multilora.report.page_data import PageData
 from multilora.runs.find import MIXED
 
-AVERAGE = "average"
 _TEST = "eval-test"
 _REGIMES = {"mixed": "one training for all tasks", "single": "one training for each task"}
-
-Facts = Mapping[str, Any]
 Interval = tuple[float | None, float | None]
 
 
@@ -27,15 +25,15 @@ def results(page: PageData) -> Section:
     section = Section("results", "Results per task")
     for comparison in page.inputs.comparisons:
         name = f"{PurePath(comparison.folder).name}: " if len(page.inputs.comparisons) > 1 else ""
-        for regime, found in (comparison.results or {}).get("regimes", {}).items():
+        for regime, found in comparison.results.regimes.items() if comparison.results else ():
             number = len(section.figures)
-            if any(found["scores"].values()):
+            if any(found.scores.values()):
                 title = f"{name}Test scores, {_REGIMES.get(regime, regime)}"
                 section.parts.append(_scores(page, comparison, regime, found, title, f"scores-{number}"))
-                if found["differences"]:
+                if found.differences:
                     title = f"{name}Difference to LoRA of equal rank, {_REGIMES.get(regime, regime)}"
                     section.parts.append(_differences(page, comparison, found, title, f"differences-{number}"))
-                elif len(found["scores"]) > 1:
+                elif len(found.scores) > 1:
                     text = "No LoRA of equal rank is among the methods, so nothing is compared with one."
                     section.parts.append(el("p", text, class_="note"))
     section.parts += _alone(page)
@@ -51,19 +49,21 @@ def results(page: PageData) -> Section:
     return section
 
 
-def _scores(page: PageData, comparison: ComparedMethods, regime: str, found: Facts, title: str, id: str) -> Figure:
-    metrics: Mapping[str, str] = found["metrics"]
+def _scores(
+    page: PageData, comparison: ComparedMethods, regime: str, found: RegimeResults, title: str, id: str
+) -> Figure:
+    metrics = found.metrics
     rows = [*metrics, AVERAGE]
     scored = {
-        page.lineup.series_of(method, comparison.folder): (method, of) for method, of in found["scores"].items() if of
+        page.lineup.series_of(method, comparison.folder): (method, of) for method, of in found.scores.items() if of
     }
-    seeds = max(len(of[AVERAGE]["values"]) for _, of in scored.values())
+    seeds = max(len(of[AVERAGE].values) for _, of in scored.values())
     dots: list[tuple[int, list[Dot]]] = []
     cells: dict[str, list[str]] = {task: [task, metrics.get(task, "mean over tasks")] for task in rows}
     for series, (method, of) in scored.items():
         own: list[Dot] = []
         for number, task in enumerate(rows):
-            mean, (low, high) = of[task]["mean"], _interval(page, comparison, regime, method, task, of[task])
+            mean, (low, high) = of[task].mean, _interval(page, comparison, regime, method, task, of[task])
             said = _with_interval(mean, low, high)
             own.append(Dot(number, 100 * mean, f"{task}, {method}: {said}", _times(low), _times(high)))
             cells[task].append(said)
@@ -93,34 +93,34 @@ def _scores(page: PageData, comparison: ComparedMethods, regime: str, found: Fac
 
 
 def _interval(
-    page: PageData, comparison: ComparedMethods, regime: str, method: str, task: str, score: Facts
+    page: PageData, comparison: ComparedMethods, regime: str, method: str, task: str, score: MeanOverSeeds
 ) -> Interval:
     """Over seeds; with one seed over the test's rows, from the run's own evaluation."""
-    if score["low"] is not None or task == AVERAGE:
-        return score["low"], score["high"]
+    if score.low is not None or task == AVERAGE:
+        return score.low, score.high
     for run in page.inputs.runs:
         wanted = (comparison.folder, method, task if regime == "single" else MIXED)
         if (run.comparison, run.method, run.regime) == wanted:
-            metrics = run.tests.get(_TEST, {}).get("tasks", {}).get(task, {}).get("metrics", {})
-            low, high = next(iter(metrics.values()), {}).get("interval") or (None, None)
-            return low, high
+            tested = run.tests[_TEST].tasks.get(task) if _TEST in run.tests else None
+            own = next(iter(tested.metrics.values()), None) if tested else None
+            return own.interval if own and own.interval else (None, None)
     return None, None
 
 
-def _differences(page: PageData, comparison: ComparedMethods, found: Facts, title: str, id: str) -> Figure:
-    rows = [*found["metrics"], AVERAGE]
+def _differences(page: PageData, comparison: ComparedMethods, found: RegimeResults, title: str, id: str) -> Figure:
+    rows = [*found.metrics, AVERAGE]
     dots: list[tuple[int, list[Dot]]] = []
     cells: list[tuple[str, ...]] = []
     alts: list[str] = []
-    for difference in found["differences"]:
-        series = page.lineup.series_of(difference["method"], comparison.folder)
-        names = f"{difference['method']} minus {difference['minus']}"
+    for difference in found.differences:
+        series = page.lineup.series_of(difference.method, comparison.folder)
+        names = f"{difference.method} minus {difference.minus}"
         own: list[Dot] = []
         for number, task in enumerate(rows):
-            of = difference["tasks"][task]
-            said = f"{points(of['mean'])} ({points(of['low'])} to {points(of['high'])})"
-            own.append(Dot(number, 100 * of["mean"], f"{task}, {names}: {said}", 100 * of["low"], 100 * of["high"]))
-            cells.append((names, task, points(of["mean"]), points(of["low"]), points(of["high"]), short(of["p_value"])))
+            of = difference.tasks[task]
+            said = f"{points(of.mean)} ({points(of.low)} to {points(of.high)})"
+            own.append(Dot(number, 100 * of.mean, f"{task}, {names}: {said}", 100 * of.low, 100 * of.high))
+            cells.append((names, task, points(of.mean), points(of.low), points(of.high), short(of.p_value)))
         dots.append((series, own))
         alts.append(f"{names}, average: {own[-1].says.rpartition(': ')[2]} points")
     heads = ("methods", "task", "difference", "from", "to", "p")
@@ -151,13 +151,13 @@ def _alone(page: PageData) -> list[Figure]:
 
 
 def _tested(page: PageData, kind: str, runs: Sequence[TrainedRun]) -> Figure:
-    scores: dict[str, dict[str, Facts]] = {}  # task, run
+    scores: dict[str, dict[str, tuple[float, Interval]]] = {}  # task, run
     metrics: dict[str, str] = {}
     for run in runs:
-        for task, of in run.tests[kind]["tasks"].items():
-            for metric, score in list(of.get("metrics", {}).items())[:1]:
-                if score["value"] is not None:
-                    scores.setdefault(task, {})[run.name] = score
+        for task, of in run.tests[kind].tasks.items():
+            for metric, score in list(of.metrics.items())[:1]:
+                if score.value is not None:
+                    scores.setdefault(task, {})[run.name] = score.value, score.interval or (None, None)
                     metrics.setdefault(task, metric)
     rows = list(scores)
     dots: list[tuple[int, list[Dot]]] = []
@@ -165,13 +165,12 @@ def _tested(page: PageData, kind: str, runs: Sequence[TrainedRun]) -> Figure:
     for run in runs:
         own: list[Dot] = []
         for number, task in enumerate(rows):
-            score = scores[task].get(run.name)
-            if score is None:
+            if run.name not in scores[task]:
                 cells[task].append(NONE)
                 continue
-            low, high = score["interval"] or (None, None)
-            said = _with_interval(score["value"], low, high)
-            own.append(Dot(number, 100 * score["value"], f"{task}, {run.name}: {said}", _times(low), _times(high)))
+            value, (low, high) = scores[task][run.name]
+            said = _with_interval(value, low, high)
+            own.append(Dot(number, 100 * value, f"{task}, {run.name}: {said}", _times(low), _times(high)))
             cells[task].append(said)
         dots.append((page.lineup.members[run.name].series, own))
     split = kind.removeprefix("eval-")

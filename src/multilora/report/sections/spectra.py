@@ -23,11 +23,10 @@ from multilora.spectral.measures import (
     ZEROS,
     layer_maps,
 )
+from multilora.spectral.record import MatrixRecord, Spectrum
 
 NO_ANALYSIS = "no weights were analysed; `multilora analyze` makes this section."
 _NAMED_VALUES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-
-Facts = Mapping[str, Any]
 
 
 def spectra(page: PageData) -> Section:
@@ -75,27 +74,27 @@ def controls(page: PageData) -> list[Control]:
     ]
 
 
-def _panels(page: PageData, where: str, shown: Sequence[tuple[Member, Facts]]) -> list[Panel]:
+def _panels(page: PageData, where: str, shown: Sequence[tuple[Member, MatrixRecord]]) -> list[Panel]:
     curves: list[dict[str, Any]] = []
     bars: list[dict[str, Any]] = []
     said: list[str] = []
     for member, matrix in shown:
-        spectrum, histogram = matrix["spectrum"], matrix["histogram"]
+        spectrum, histogram = matrix.spectrum, matrix.histogram
         label = page.lineup.labels[member.series]
         curves.append(
             {
                 "type": "scatter",
-                "mode": "lines" if len(spectrum["index"]) > 1 else "markers",
+                "mode": "lines" if len(spectrum.index) > 1 else "markers",
                 "s": member.series,
-                "x": [index + 1 for index in spectrum["index"]],
-                "y": spectrum["sigma"],
+                "x": [index + 1 for index in spectrum.index],
+                "y": spectrum.sigma,
                 "hovertemplate": "σ of number %{x}: %{y:.3g}<extra></extra>",
             }
         )
-        bars.append(_steps(member.series, histogram["first"], histogram["counts"]))
-        largest = spectrum["sigma"][0] if spectrum["sigma"] else 0.0
-        smallest = f", smallest above zero {short(spectrum['sigma'][-1])}" if spectrum["sigma"] else ""
-        zeros = f"{spectrum['size'] - spectrum['rank']} of {spectrum['size']} are zero"
+        bars.append(_steps(member.series, histogram.first, histogram.counts))
+        largest = spectrum.sigma[0] if spectrum.sigma else 0.0
+        smallest = f", smallest above zero {short(spectrum.sigma[-1])}" if spectrum.sigma else ""
+        zeros = f"{spectrum.size - spectrum.rank} of {spectrum.size} are zero"
         said.append(f"{label}: largest {short(largest)}{smallest}, {zeros}")
     numbers = "; ".join(said)
     return [
@@ -149,7 +148,7 @@ def _overview(page: PageData) -> Html:
 
 def _table(page: PageData) -> Html:
     """A row for each matrix."""
-    sizes = max(matrix["spectrum"]["size"] for matrix in page.matrices)
+    sizes = max(matrix.spectrum.size for matrix in page.matrices)
     named = [number for number in _NAMED_VALUES if number <= sizes]
     counts, ranks = (RANK, ZEROS), (EFFECTIVE_RANK, STABLE_RANK)
     several = len(page.matrices) > 0 and len(page.lineup.groups) > 1
@@ -158,10 +157,10 @@ def _table(page: PageData) -> Html:
         label = page.lineup.labels[member.series]
         group = "" if member.group is None else page.lineup.groups[member.group]
         for place, matrix in page.of_run(member.name).items():
-            spectrum = matrix["spectrum"]
+            spectrum = matrix.spectrum
             rows.append(
                 (
-                    label, *([group] if several else []), *place, f"{matrix['d_out']} × {matrix['d_in']}",
+                    label, *([group] if several else []), *place, f"{matrix.d_out} × {matrix.d_in}",
                     *(whole(measure.value(matrix)) for measure in counts),
                     *(written(measure, measure.value(matrix)) for measure in ranks),
                     *(_sigma(spectrum, number) for number in named),
@@ -175,12 +174,12 @@ def _table(page: PageData) -> Html:
     return table(caption, heads, rows, texts=5 if several else 4)
 
 
-def _sigma(spectrum: Facts, number: int) -> str:
+def _sigma(spectrum: Spectrum, number: int) -> str:
     """The value of that number; of the points drawn the nearest one."""
-    if number > spectrum["rank"]:
-        return "0" if number <= spectrum["size"] else ""
-    place = min(range(len(spectrum["index"])), key=lambda at: abs(spectrum["index"][at] + 1 - number))
-    return short(spectrum["sigma"][place])
+    if number > spectrum.rank:
+        return "0" if number <= spectrum.size else ""
+    place = min(range(len(spectrum.index)), key=lambda at: abs(spectrum.index[at] + 1 - number))
+    return short(spectrum.sigma[place])
 
 
 def layers(page: PageData) -> Section:

@@ -13,12 +13,11 @@ from multilora.report.numbers import percent, short
 from multilora.report.page_data import PageData
 from multilora.report.sections.spectra import NO_ANALYSIS, controls
 from multilora.report.series.relations import similarity_by_chance, similarity_means
-from multilora.spectral.measures import SIDES, similarity
+from multilora.spectral.measures import SIDES, Side, similarity
+from multilora.spectral.record import Similarity
 
 _SIDE_NAMES = ("left: outputs of the layer", "right: inputs of the layer")
 _RANKS = tuple(2**power for power in range(11))
-
-Facts = Mapping[str, Any]
 
 
 def subspaces(page: PageData) -> Section:
@@ -33,15 +32,14 @@ def subspaces(page: PageData) -> Section:
             "there is no run to compare directions with; analyse a full fine-tuning too, or name a run by --reference."
         )
         return section
-    runs: Facts = (page.inputs.data or {})["runs"]
-    references = {runs[member.name]["reference"]: None for member in compared}
+    references = dict.fromkeys(reference for m in compared if (reference := page.runs[m.name].reference) is not None)
     labels = dict.fromkeys(page.lineup.labels[page.lineup.members[name].series] for name in references)
     section.lead = (
         f"The reference is {' and '.join(labels)}. φ(i, j) is the share of a method's i strongest directions that "
         "lies within the reference's j strongest: 1 is all, 0 none. Unrelated directions have about max(i, j) / d, "
         "so a high value at large i and j alone means little."
     )
-    if any(runs[member.name]["kind"] == "full" for member in compared):
+    if any(page.runs[member.name].kind == "full" for member in compared):
         section.lead += (
             " Full fine-tuning is compared with that of another seed, the highest value to expect of any method."
         )
@@ -50,7 +48,7 @@ def subspaces(page: PageData) -> Section:
 
 
 def _similar(page: PageData, member: Member) -> bool:
-    return any(matrix["similarity"] for matrix in page.of_run(member.name).values())
+    return any(matrix.similarity for matrix in page.of_run(member.name).values())
 
 
 def _by_rank(page: PageData, compared: Sequence[Member]) -> Figure:
@@ -133,9 +131,9 @@ def _grids(page: PageData, compared: Sequence[Member]) -> Figure:
             for p, projection in enumerate(page.projections):
                 for number, side in enumerate(SIDES):
                     panels = [
-                        _grid(page.lineup.labels[m.series], matrix["similarity"], side, f"block {block}, {projection}")
+                        _grid(page.lineup.labels[m.series], found, side, f"block {block}, {projection}")
                         for m in members
-                        if (matrix := page.of_run(m.name).get((block, projection))) and matrix["similarity"]
+                        if (matrix := page.of_run(m.name).get((block, projection))) and (found := matrix.similarity)
                     ]
                     if panels:
                         views[group, b, p, number] = panels
@@ -150,9 +148,9 @@ def _grids(page: PageData, compared: Sequence[Member]) -> Figure:
     )
 
 
-def _grid(label: str, found: Facts, side: str, where: str) -> Panel:
-    ranks, others, grid = found["ranks"], found["reference_ranks"], found[side]
-    values = [value for row in grid for value in row]
+def _grid(label: str, found: Similarity, side: Side, where: str) -> Panel:
+    ranks, others, grid = found.ranks, found.reference_ranks, found.on(side)
+    values = [value for row in grid for value in row if value is not None]
     alt = f"φ of {label} and the reference in {where}, {side} directions: " + (
         f"from {short(min(values))} to {short(max(values))}; {short(grid[0][0])} for the strongest direction of each."
         if values
@@ -173,7 +171,7 @@ def _table(page: PageData, compared: Sequence[Member], series: Sequence[int]) ->
         )
         for member in compared
         for place, matrix in page.of_run(member.name).items()
-        if matrix["similarity"]
+        if matrix.similarity
     ]
     heads = ("run", "block", "projection", *(f"{side}, k = {k}" for side in SIDES for k in ranks))
     return table("φ(k, k) of every matrix, in %", heads, rows, texts=3)

@@ -8,13 +8,16 @@ from typing import Any
 
 import yaml
 
+from multilora.comparison.record import ComparedMethod
 from multilora.report.figures import Section, swatch
 from multilora.report.inputs import TrainedRun
 from multilora.report.markup import Html, details, el, table
 from multilora.report.numbers import NONE, counted, listed, percent, short, whole
 from multilora.report.page_data import PageData
+from multilora.runs.records import TaskRows
+from multilora.spectral.record import AnalysedRun
 
-Facts = Mapping[str, Any]
+Plain = Mapping[str, Any]  # a recipe, or a part of one
 
 
 def trained(page: PageData) -> Section:
@@ -26,7 +29,7 @@ def trained(page: PageData) -> Section:
     if not rows:
         section.left_out = "no run and no comparison was given."
         return section
-    base = inputs.data["base"] if inputs.data else None
+    base = inputs.data.base if inputs.data else None
     base = base or next((recipe["model"]["path"] for _, recipe in recipes), None)
     on = f"the base model {PurePath(base).name}" if base else "an unnamed base model"
     section.lead = (
@@ -43,12 +46,12 @@ def trained(page: PageData) -> Section:
     return section
 
 
-def _recipes(page: PageData) -> list[tuple[str, Facts]]:
+def _recipes(page: PageData) -> list[tuple[str, Plain]]:
     """One of each comparison, and of each run outside of them."""
     inputs = page.inputs
-    found: list[tuple[str, Facts]] = []
+    found: list[tuple[str, Plain]] = []
     for comparison in inputs.comparisons:
-        recipe = comparison.record.get("recipe") or next(
+        recipe = (comparison.record.recipe if comparison.record else None) or next(
             (run.recipe for run in inputs.runs if run.comparison == comparison.folder and run.recipe), None
         )
         if recipe:
@@ -60,49 +63,55 @@ def _method_rows(page: PageData) -> list[Sequence[str]]:
     """A row for each series."""
     rows: list[Sequence[str]] = []
     lineup = page.lineup
-    analysed: Facts = (page.inputs.data or {}).get("runs", {})
     for number, label in enumerate(lineup.labels[: lineup.trained]):
         names = [m.name for m in lineup.members.values() if m.series == number]
         runs = [run for run in page.inputs.runs if run.name in names]
-        facts = _compared(page, number) | next((dict(analysed[name]) for name in names if name in analysed), {})
-        method: Facts = facts.get("section") or next((r.recipe["method"] for r in runs if r.recipe), {})
+        compared = _compared(page, number)
+        analysed = next((page.runs[name] for name in names if name in page.runs), None)
+        method: Plain = (compared.section if compared else None) or next(
+            (run.recipe["method"] for run in runs if run.recipe), {}
+        )
         rows.append(
             (
                 el("span", swatch(number), el("span", label), class_="named"),
-                str(method.get("name") or facts.get("kind") or NONE),
-                _ranks(method, facts),
+                str(method.get("name") or (analysed.kind if analysed else NONE)),
+                _ranks(method, analysed),
                 str(method.get("scaling") or NONE),
-                _learning_rates(facts, runs),
-                whole(facts.get("trainable_parameters") or _trained_parameters(runs)),
+                _learning_rates(compared, runs),
+                whole((compared.trainable_parameters if compared else None) or _trained_parameters(runs)),
                 _seeds(page, number),
             )
         )
     return rows
 
 
-def _compared(page: PageData, series: int) -> dict[str, Any]:
-    """The method's entry in a comparison's results."""
+def _compared(page: PageData, series: int) -> ComparedMethod | None:
+    """The method in a comparison's results."""
     for comparison in page.inputs.comparisons:
-        for method, facts in (comparison.results or {}).get("methods", {}).items():
-            if page.lineup.series_of(method, comparison.folder) == series:
-                return dict(facts)
-    return {}
+        for name, method in comparison.results.methods.items() if comparison.results else ():
+            if page.lineup.series_of(name, comparison.folder) == series:
+                return method
+    return None
 
 
-def _ranks(method: Facts, facts: Facts) -> str:
-    r, n = method.get("r") or facts.get("r"), method.get("num_loras") or facts.get("num_loras") or 1
-    return (
-        "full rank" if r is None and "full" in (method.get("name"), facts.get("kind")) else f"{n} × {r}" if r else NONE
+def _ranks(method: Plain, analysed: AnalysedRun | None) -> str:
+    r, n = method.get("r"), method.get("num_loras")
+    if analysed is not None:
+        r, n = r or analysed.r, n or analysed.num_loras
+    if r is None and "full" in (method.get("name"), analysed.kind if analysed else None):
+        return "full rank"
+    return f"{n or 1} × {r}" if r else NONE
+
+
+def _learning_rates(compared: ComparedMethod | None, runs: Sequence[TrainedRun]) -> str:
+    rates = (compared.learning_rates if compared else None) or sorted(
+        {run.recipe["training"]["learning_rate"] for run in runs if run.recipe}
     )
-
-
-def _learning_rates(facts: Facts, runs: Sequence[TrainedRun]) -> str:
-    rates = facts.get("learning_rates") or sorted({r.recipe["training"]["learning_rate"] for r in runs if r.recipe})
     return ", ".join(f"{rate:g}" for rate in rates) or NONE
 
 
 def _trained_parameters(runs: Sequence[TrainedRun]) -> int | None:
-    return next((r.results["parameters"]["trainable"] for r in runs if r.results and "parameters" in r.results), None)
+    return next((run.results.parameters.trainable for run in runs if run.results), None)
 
 
 def _seeds(page: PageData, series: int) -> str:
@@ -110,7 +119,7 @@ def _seeds(page: PageData, series: int) -> str:
     return str(len(names)) if names else NONE
 
 
-def _of_recipe(page: PageData, title: str, recipe: Facts) -> list[Html]:
+def _of_recipe(page: PageData, title: str, recipe: Plain) -> list[Html]:
     training, prefix = recipe["training"], f"{title}: " if title else ""
     counts = _task_counts(page, recipe)
     rates = {name: float(task.get("rate", 1.0)) for name, task in recipe["tasks"].items()}
@@ -122,8 +131,8 @@ def _of_recipe(page: PageData, title: str, recipe: Facts) -> list[Html]:
             str(task.get("task") or "rows of a file"),
             short(rates[name]) if rule == "explicit" else rule,
             percent(rates[name] / sum(rates.values())) if known else NONE,
-            whole(counts.get(name, {}).get("kept")),
-            whole(counts.get(name, {}).get("tokens")),
+            whole(counts[name].kept if name in counts else None),
+            whole(counts[name].tokens if name in counts else None),
         )
         for name, task in recipe["tasks"].items()
     ]
@@ -147,10 +156,10 @@ def _of_recipe(page: PageData, title: str, recipe: Facts) -> list[Html]:
     ]
 
 
-def _task_counts(page: PageData, recipe: Facts) -> Facts:
+def _task_counts(page: PageData, recipe: Plain) -> Mapping[str, TaskRows]:
     """Rows and tokens of each task, from a training on all of them."""
     tasks = set(recipe["tasks"])
-    found = (run.results.get("tasks", {}) for run in page.inputs.runs if run.results)
+    found = (run.results.tasks for run in page.inputs.runs if run.results)
     return next((counts for counts in found if set(counts) == tasks), {})
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from multilora.comparison.record import ComparedMethod
+from multilora.comparison.statistics import MeanOverSeeds
 from multilora.report.figures import Control, Figure, Panel, Section, swatch
 from multilora.report.inputs import TrainedRun
 from multilora.report.markup import Html, el, table
 from multilora.report.numbers import NONE, counted, short, whole
 from multilora.report.page_data import PageData
 from multilora.report.sections.costs import costs
+from multilora.runs.records import RunResults
 
 _POINTS = 200
 _ALL = "all tasks"
-
-Facts = Mapping[str, Any]
 
 
 def losses(page: PageData) -> Section:
@@ -29,7 +30,7 @@ def losses(page: PageData) -> Section:
         "The mean loss of the completions' tokens between one logged step and the next. Lower is better; a task whose "
         "line stays flat is not learnt, one whose line rises is being unlearnt."
     )
-    tasks = list(dict.fromkeys(task for run in runs.values() for line in run.metrics for task in line.get("tasks", {})))
+    tasks = list(dict.fromkeys(task for run in runs.values() for line in run.metrics for task in line.tasks))
     choices = [_ALL, *tasks] if len(tasks) > 1 else tasks or [_ALL]
     groups = page.lineup.groups
     views: dict[tuple[int, ...], list[Panel]] = {}
@@ -88,11 +89,10 @@ def _curve(run: TrainedRun, task: str) -> list[tuple[float, float]]:
     """(step, loss), at most `_POINTS`: neighbours are averaged by their tokens."""
     found: list[tuple[int, float, float]] = []
     for line in run.metrics:
-        tasks: Facts = line.get("tasks", {})
-        if task in tasks:
-            found.append((line["step"], tasks[task]["loss"], tasks[task].get("tokens", 1)))
-        elif task == _ALL or not tasks:
-            found.append((line["step"], line["loss"], 1))
+        if task in line.tasks:
+            found.append((line.step, line.tasks[task].loss, line.tasks[task].tokens))
+        elif task == _ALL or not line.tasks:
+            found.append((line.step, line.loss, 1))
     width = -(-len(found) // _POINTS)
     parts = [found[start : start + width] for start in range(0, len(found), width)] if found else []
     return [(part[-1][0], sum(x * n for _, x, n in part) / sum(n for *_, n in part)) for part in parts]
@@ -103,13 +103,12 @@ def resources(page: PageData) -> Section:
     section = Section("resources", "Resources")
     rows: list[Sequence[str]] = []
     for comparison in page.inputs.comparisons:
-        for method, facts in (comparison.results or {}).get("methods", {}).items():
-            if "tokens_per_second" in facts:
-                number = page.lineup.series_of(method, comparison.folder)
-                rows.append((_named(page, number), *_figures(facts, _forgetting(facts.get("forgetting")))))
+        for name, method in comparison.results.methods.items() if comparison.results else ():
+            if method.is_trained:
+                rows.append((_named(page, page.lineup.series_of(name, comparison.folder)), *_of_method(method)))
     for run in page.inputs.runs:
         if run.results and not run.comparison:
-            rows.append((_named(page, page.lineup.members[run.name].series), *_of_run(page, run)))
+            rows.append((_named(page, page.lineup.members[run.name].series), *_of_run(page, run.name, run.results)))
     beside = costs(page)
     if not rows and not beside:
         section.left_out = (
@@ -138,38 +137,38 @@ def _named(page: PageData, series: int) -> Html:
     return el("span", swatch(series), el("span", page.lineup.labels[series]), class_="named")
 
 
-def _figures(facts: Facts, forgetting: str) -> tuple[str, ...]:
-    weights = facts.get("weights_bytes")
+def _of_method(method: ComparedMethod) -> tuple[str, ...]:
     return (
-        whole(facts.get("trainable_parameters")),
-        NONE if weights is None else short(weights / 1e6),
-        whole(facts.get("tokens_per_second")),
-        _mebibytes(facts.get("peak_memory_bytes")),
-        _mebibytes(facts.get("peak_cuda_memory_bytes")),
-        forgetting,
+        whole(method.trainable_parameters),
+        _megabytes(method.weights_bytes),
+        whole(method.tokens_per_second),
+        _mebibytes(method.peak_memory_bytes),
+        NONE,
+        _forgetting(method.forgetting),
     )
 
 
-def _of_run(page: PageData, run: TrainedRun) -> tuple[str, ...]:
-    assert run.results is not None
-    analysed: Facts = (page.inputs.data or {}).get("runs", {}).get(run.name, {})
-    facts = {
-        **run.results,
-        "trainable_parameters": run.results.get("parameters", {}).get("trainable"),
-        "weights_bytes": analysed.get("weights_bytes"),
-    }
-    validation = run.results.get("validation") or {}
-    before, after = (
-        ((validation.get(when) or {}).get("general_text") or {}).get("loss") for when in ("before", "after")
+def _of_run(page: PageData, name: str, results: RunResults) -> tuple[str, ...]:
+    forgetting = results.forgetting
+    return (
+        whole(results.parameters.trainable),
+        _megabytes(page.runs[name].weights_bytes if name in page.runs else None),
+        whole(results.tokens_per_second),
+        _mebibytes(results.peak_memory_bytes),
+        _mebibytes(results.peak_cuda_memory_bytes),
+        NONE if forgetting is None else f"{forgetting:+.3f}",
     )
-    return _figures(facts, NONE if before is None or after is None else f"{after - before:+.3f}")
 
 
-def _forgetting(found: Facts | None) -> str:
+def _forgetting(found: MeanOverSeeds | None) -> str:
     if found is None:
         return NONE
-    interval = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
-    return f"{found['mean']:+.3f}{interval}"
+    interval = "" if found.low is None else f" ({found.low:+.3f} to {found.high:+.3f})"
+    return f"{found.mean:+.3f}{interval}"
+
+
+def _megabytes(count: int | None) -> str:
+    return NONE if count is None else short(count / 1e6)
 
 
 def _mebibytes(count: float | None) -> str:
@@ -178,8 +177,8 @@ def _mebibytes(count: float | None) -> str:
 
 def _machines(page: PageData) -> str:
     found = dict.fromkeys(
-        f"{run.results.get('device')}, {counted(run.results.get('threads', 1), 'thread')}, "
-        f"{counted(run.results.get('processes', 1), 'process', 'processes')}"
+        f"{run.results.device}, {counted(run.results.threads, 'thread')}, "
+        f"{counted(run.results.processes, 'process', 'processes')}"
         for run in page.inputs.runs
         if run.results
     )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multilora.report.criteria import top_amplification, top_projections, top_rank
-from multilora.report.numbers import mean
+from multilora.report.numbers import array_of, mean
 from multilora.report.page_data import PageData
 from multilora.spectral.measures import SIDES, Side, similarity, similarity_ranks
-
-Facts = Mapping[str, Any]
+from multilora.spectral.record import Modules, Similarity
 
 
 def similarity_means(page: PageData, series: int, side: Side, projection: str | None = None) -> dict[int, float]:
@@ -27,15 +26,14 @@ def similarity_means(page: PageData, series: int, side: Side, projection: str | 
 def similarity_by_chance(page: PageData, side: Side, projection: str | None = None) -> dict[int, float]:
     """By k the mean of k/d, the similarity of random subspaces of R^d, over the matrices that have φ(k, k)."""
     found: dict[int, list[float]] = {}
-    dimension = "d_out" if side == "left" else "d_in"
     for series in page.series():
         for record in page.records(series, projection):
             for k in similarity_ranks(record, side):
-                found.setdefault(k, []).append(min(1.0, k / record[dimension]))
+                found.setdefault(k, []).append(min(1.0, k / (record.d_out if side == "left" else record.d_in)))
     return {k: sum(values) / len(values) for k, values in sorted(found.items())}
 
 
-def compared_layer(page: PageData) -> tuple[tuple[str, str], list[tuple[int, Facts]]] | None:
+def compared_layer(page: PageData) -> tuple[tuple[str, str], list[tuple[int, Similarity]]] | None:
     """One layer, and by series its similarity to the reference, in the first run of each method.
 
     The layer is the first projection, of the block nearest to the middle, that has it.
@@ -45,12 +43,12 @@ def compared_layer(page: PageData) -> tuple[tuple[str, str], list[tuple[int, Fac
     for block in sorted(page.blocks, key=lambda block: abs(page.blocks.index(block) - middle)):
         for projection in page.projections:
             shown = [
-                (series, record["similarity"])
+                (series, found)
                 for series, run in runs
                 if (record := page.of_run(run).get((block, projection))) is not None
-                and record["similarity"] is not None
-                and record["similarity"]["ranks"]
-                and record["similarity"]["reference_ranks"]
+                and (found := record.similarity) is not None
+                and found.ranks
+                and found.reference_ranks
             ]
             if shown:
                 return (block, projection), shown
@@ -76,18 +74,18 @@ def module_means(page: PageData, series: int) -> ModuleMeans | None:
     """None: there are no such matrices."""
     if not (found := _of_modules(page, series)):
         return None
-    none = np.full(len(found[0]["energy"]), np.nan)
-    energy = {block: [of["energy"] for of in _of_modules(page, series, block)] for block in page.blocks}
+    none = np.full(len(found[0].energy), np.nan)
+    energy = {block: [array_of(of.energy) for of in _of_modules(page, series, block)] for block in page.blocks}
     return ModuleMeans(
-        {side: np.mean([of[side] for of in found], axis=0) for side in SIDES},
-        {side: mean(of[f"random_{side}"] for of in found) or 0.0 for side in SIDES},
+        {side: np.mean([array_of(of.similarity(side)) for of in found], axis=0) for side in SIDES},
+        {side: mean(of.random(side) for of in found) or 0.0 for side in SIDES},
         {block: np.mean(of, axis=0) if of else none for block, of in energy.items()},
     )
 
 
-def _of_modules(page: PageData, series: int, block: str | None = None) -> list[Facts]:
-    found = [record["modules"] for record in page.records(series, block=block)]
-    return [of for of in found if of is not None and len(of["energy"]) > 1 and any(of["energy"])]
+def _of_modules(page: PageData, series: int, block: str | None = None) -> list[Modules]:
+    found = [record.modules for record in page.records(series, block=block)]
+    return [of for of in found if of is not None and len(of.energy) > 1 and any(of.energy)]
 
 
 class MechanismPoint(NamedTuple):
