@@ -61,7 +61,7 @@ def export(
     from multilora.adapter.export import FORMATS
     from multilora.adapter.exporting import export_as
     from multilora.errors import InputError
-    from multilora.runs.recipe import trained_bits
+    from multilora.runs.find import Adapter
     from multilora_cli.show import show_export
 
     if base is not None and not FORMATS[form].reads_base:
@@ -69,7 +69,7 @@ def export(
         raise InputError(f"--base is read for --format {readers}; a {FORMATS[form].title} needs none. Leave it out")
     report = export_as(FORMATS[form], adapter, out, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
     show_export(report, FORMATS[form])
-    if bits := trained_bits(adapter):
+    if bits := Adapter(adapter).trained_bits():
         typer.echo(
             f"\nnote: the adapter was trained on its base model in {bits} bits; on the unquantised one, or on one that "
             "is quantised otherwise, logits differ: compare them before serving (docs/quantization.md)"

@@ -313,7 +313,10 @@ def test_things_that_are_nothing(run: Run, trained: Path, tmp_path: Path) -> Non
     recipe = ("--recipe", trained / "recipe.yaml")
     (tmp_path / "empty").mkdir()
     err = refused(run, tmp_path / "empty", *recipe)
-    assert "holds no run (recipe.yaml), no adapter (adapter_config.json) and no model (config.json)" in err
+    assert (
+        "holds no run (recipe.yaml), no comparison (comparison.json), no adapter (adapter_config.json) and no model"
+        in err
+    )
     assert "no model folder" in refused(run, tmp_path / "nothing", *recipe)
     assert "--base has no effect" in refused(run, tmp_path / "base", *recipe, "--base")
     assert "nothing says which tasks" in refused(run, tmp_path / "base")

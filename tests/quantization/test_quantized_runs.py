@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 from multilora import InputError, export_lora
 from multilora.base.quantization import trained_in_fp32
-from multilora.evaluation.subject import Subject
+from multilora.evaluation.evaluated_model import EvaluatedModel
 from multilora.merging.merge import merge_adapters
 from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
-from multilora.runs.recipe import run_recipe, trained_bits
+from multilora.runs.find import Adapter
 from multilora.terminal import Silent
 from multilora.training.run import RunResult, train
 from multilora.tuner.bnb import packed_bits, packed_tensors
@@ -183,7 +183,7 @@ def test_a_model_that_nobody_casts_is_left_alone() -> None:
 @BOTH
 @pytest.mark.parametrize("base", [False, True], ids=["adapter", "base"])
 def test_a_run_is_evaluated_on_its_quantised_base(bits: str, base: bool, once: dict[str, RunResult]) -> None:
-    subject = Subject.find(str(once[bits].folder), None, base, trust_remote_code=False)
+    subject = EvaluatedModel.find(str(once[bits].folder), None, base, trust_remote_code=False)
     model, _ = subject.load()
     packed = [module for module in model.modules() if packed_bits(module)]
     assert len(packed) == 14
@@ -197,7 +197,7 @@ def test_a_run_is_evaluated_on_its_quantised_base(bits: str, base: bool, once: d
 
 def test_its_adapter_is_exported_and_loaded(once: dict[str, RunResult], room: Path, tmp_path: Path) -> None:
     export_lora(once["4"].weights, tmp_path / "lora")
-    base = Subject.find(str(once["4"].folder), None, base=True, trust_remote_code=False)
+    base = EvaluatedModel.find(str(once["4"].folder), None, base=True, trust_remote_code=False)
     own = PeftModel.from_pretrained(base.load()[0], str(once["4"].weights)).eval()
     lora = PeftModel.from_pretrained(base.load()[0], str(tmp_path / "lora")).eval()
     assert len(packed_tensors(own)) == len(packed_tensors(lora)) > 0
@@ -207,19 +207,19 @@ def test_its_adapter_is_exported_and_loaded(once: dict[str, RunResult], room: Pa
 
 def test_its_merged_answers_keep_what_was_trained(once: dict[str, RunResult]) -> None:
     """Merged into packed weights it would answer as the base model does."""
-    subject = Subject.find(str(once["4"].folder), None, False, trust_remote_code=False)
+    subject = EvaluatedModel.find(str(once["4"].folder), None, False, trust_remote_code=False)
     adapted = logits(subject.load()[0])
     merged, _ = subject.load(dequantized=True)
     merged = merged.merge_and_unload().eval()
     assert not packed_tensors(merged)
     torch.testing.assert_close(logits(merged), adapted, rtol=0, atol=0.02 * float(adapted.abs().max()))
-    base = Subject.find(str(once["4"].folder), None, True, trust_remote_code=False).load()[0]
+    base = EvaluatedModel.find(str(once["4"].folder), None, True, trust_remote_code=False).load()[0]
     assert (logits(merged) - adapted).norm() < 0.1 * (logits(base) - adapted).norm()
 
 
 def test_the_adapter_alone_is_evaluated_on_the_quantised_base_too(once: dict[str, RunResult]) -> None:
-    model, _ = Subject.find(str(once["4"].weights), None, False, trust_remote_code=False).load()
-    assert torch.equal(logits(model), logits(Subject.find(str(once["4"].folder), None, False, False).load()[0]))
+    model, _ = EvaluatedModel.find(str(once["4"].weights), None, False, trust_remote_code=False).load()
+    assert torch.equal(logits(model), logits(EvaluatedModel.find(str(once["4"].folder), None, False, False).load()[0]))
 
 
 def test_merging_it_into_the_unquantised_base_is_told(once: dict[str, RunResult], room: Path, tmp_path: Path) -> None:
@@ -234,8 +234,8 @@ def test_merging_it_into_the_unquantised_base_is_told(once: dict[str, RunResult]
 def test_somebody_elses_recipe_beside_an_adapter_says_nothing(once: dict[str, RunResult], tmp_path: Path) -> None:
     adapter = shutil.copytree(once["4"].weights, tmp_path / "adapter")
     (tmp_path / "recipe.yaml").write_text("flour: 500 g\n")
-    assert run_recipe(adapter) is None
+    assert Adapter(adapter).run() is None
     (tmp_path / "data.json").write_text("{}")
-    assert trained_bits(adapter) is None
+    assert Adapter(adapter).trained_bits() is None
     with pytest.raises(InputError, match=r"recipe\.yaml"):
-        run_recipe(adapter)
+        Adapter(adapter).run()

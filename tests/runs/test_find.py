@@ -1,106 +1,64 @@
-"""Telling runs, comparisons, adapters and models apart, and naming them."""
+"""Runs, comparisons, adapters and models are told apart by what lies in their folders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel
 
-from adapter_files import change_config, lora_config
 from multilora.errors import InputError
-from multilora.runs.find import Source, base_of, find_sources, references
-from spectral.run_folders import make_comparison, make_run, save_adapter_of
-from tiny_run import make_recipe
+from multilora.runs.find import Adapter, Comparison, Model, Run, find
+from places import ROOT
 
-Make = Callable[..., PreTrainedModel]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    folder = tmp_path_factory.mktemp("base")
-    LlamaForCausalLM(LlamaConfig(vocab_size=67, **shape)).save_pretrained(folder)
-    return folder
+OLD = ROOT / "tests/old_folders/fixture"
 
 
-def test_a_comparison_is_its_cells_named_by_method_and_seed(base: Path, tmp_path: Path) -> None:
-    folder = make_comparison(tmp_path / "comparison", base, tmp_path)
-    found = find_sources([str(folder)])
-    assert [s.name for s in found] == [f"{m} seed {n}" for m in ("full", "lora@4", "multilora") for n in (0, 1)]
-    assert {(s.method, s.kind, s.seed, s.regime) for s in found} == {
-        (method, kind, seed, "mixed")
-        for method, kind in (("full", "full"), ("lora@4", "lora"), ("multilora", "multilora"))
-        for seed in (0, 1)
-    }
-    assert base_of(found) == (str(base), None)
-    assert references(found, None) == {
-        "lora@4 seed 0": "full seed 0",
-        "lora@4 seed 1": "full seed 1",
-        "multilora seed 0": "full seed 0",
-        "multilora seed 1": "full seed 1",
-        "full seed 0": "full seed 1",
-        "full seed 1": "full seed 0",
-    }
-    (folder / "results.json").unlink()  # an interrupted comparison: the folders' names
-    assert {s.method for s in find_sources([str(folder)])} == {"full", "lora-4", "multilora"}
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return shutil.copytree(OLD, tmp_path / "old")
 
 
-def test_runs_adapters_and_models(base: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path)
-    run = make_run(tmp_path / "one", "multilora", base, recipe)
-    full = make_run(tmp_path / "two", "full", base, recipe)
-    lora = save_adapter_of(base, tmp_path / "three", lora_config())
-    found = find_sources([str(run), str(full / "model"), str(lora)])
-    assert [(s.name, s.kind, s.method) for s in found] == [
-        ("one", "multilora", "multilora@2x2"),
-        ("model", "full", "full"),
-        ("three", "lora", "lora@4"),
+def test_each_kind_is_found(old: Path) -> None:
+    run = find(old / "run")
+    assert isinstance(run, Run)
+    assert (run.method, run.regime, run.recipe.training.steps) == ("multilora@2x2", "mixed", 8)
+    assert run.weights == old / "run/adapter"
+    run.check_finished()
+    assert find(str(old / "comparison")) == Comparison(old / "comparison")
+    assert find(old / "adapter") == Adapter(old / "adapter")
+    assert find(old / "model") == Model(str(old / "model"), old / "model")
+    assert find("somebody/model") == Model("somebody/model", None)
+
+
+def test_a_comparison_has_its_cells(old: Path) -> None:
+    found = find(old / "comparison")
+    assert isinstance(found, Comparison)
+    assert [(cell.method, cell.regime, cell.seed) for cell in found.cells()] == [
+        ("lora@4", "mixed", 0),
+        ("multilora", "mixed", 0),
     ]
-    assert (found[0].seed, found[0].regime, found[1].base) == (100, "mixed", None)
-    assert references(found, None) == {"one": "model", "three": "model"}
-    assert references(found, "one") == {"model": "one", "three": "one"}
-    assert references(found, str(run)) == references(found, "one")
-    with pytest.raises(InputError, match=r"'on' is none of the runs; nearest: 'one'"):
-        references(found, "on")
+    found.layout.results.unlink()  # interrupted: the names of the folders
+    assert [cell.method for cell in found.cells()] == ["lora-4", "multilora"]
 
 
-def test_equal_names_are_told_apart(base: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path)
-    runs = [make_run(tmp_path / place / "run", "lora@4", base, recipe) for place in ("a", "b")]
-    found = find_sources(list(map(str, runs)))
-    assert [s.name for s in found] == ["a/run", "b/run"]
-    with pytest.raises(InputError, match="named twice"):
-        find_sources([str(runs[0]), str(runs[0] / "adapter")])
+def test_an_adapter_knows_its_run(old: Path) -> None:
+    for place in ("run/adapter", "run/best", "killed/checkpoints/checkpoint-4"):
+        run = Adapter(old / place).run()
+        assert run is not None
+        assert run.path.name == place.split("/")[0]
+    assert Adapter(old / "adapter").run() is None
 
 
-def test_what_is_none_of_them(base: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path)
-    run = make_run(tmp_path / "unfinished", "lora@4", base, recipe)
-    (run / "adapter").rename(run / "gone")
-    with pytest.raises(InputError, match="is not finished: it has no adapter/"):
-        find_sources([str(run)])
-    with pytest.raises(InputError, match=r"no folder .*; nearest: 'unfinished'"):
-        find_sources([str(tmp_path / "unfinishd")])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no run"):
-        find_sources([str(tmp_path / "empty")])
-    (tmp_path / "empty" / "comparison.json").write_text("{}")
-    with pytest.raises(InputError, match="no cell that is trained yet"):
-        find_sources([str(tmp_path / "empty")])
+def test_an_unfinished_run_says_so(old: Path) -> None:
+    run = find(old / "killed")
+    assert isinstance(run, Run)
+    with pytest.raises(InputError, match=r"is not finished: it has no adapter/"):
+        run.check_finished()
 
 
-def test_runs_of_different_base_models(base: Path, tmp_path: Path) -> None:
-    one, other = (save_adapter_of(base, tmp_path / name, lora_config()) for name in ("one", "other"))
-    change_config(other, base_model_name_or_path="somebody/else")
-    with pytest.raises(InputError, match=r"'one' and 'other' .* different base models .*somebody/else"):
-        base_of(find_sources([str(one), str(other)]))
-
-
-def test_references_of_several_full_fine_tunings_outside_of_comparisons_have_to_be_named() -> None:
-    lone = Source("a", Path("a"), Path("a"), "full", "full")
-    assert references([lone, replace(lone, name="b"), replace(lone, name="c", kind="lora")], None) == {}
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no run \(recipe\.yaml\), no comparison \(comparison\.json\), no ad"):
+        find(tmp_path)
+    with pytest.raises(InputError, match="no model folder"):
+        find(tmp_path / "absent")

@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from adapter_files import Spy, change_tensors, load, lora_config
 from multilora import MultiLoraConfig
 from multilora.base.weights import ModelWeights
-from multilora.runs.find import find_sources, references
 from multilora.spectral import analysis as analysis_module
 from multilora.spectral import deltas
 from multilora.spectral.analysis import Analysis, analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import DecompositionOptions
 from multilora.spectral.matrix import MatrixOptions
+from multilora.spectral.sources import find_sources, references
 from multilora.terminal import Silent
 from spectral.run_folders import save_adapter_of, save_full
 

@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from multilora.errors import InputError, nearest
 
+MODEL_CONFIG = "config.json"
+
 
 def model_structure(model: str, *, local_files_only: bool = False) -> nn.Module:
     """The model's modules with parameters on the meta device, which take no memory.
@@ -41,7 +43,7 @@ def model_folder(model: str) -> Path | None:
     """
     folder = Path(model)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / MODEL_CONFIG).is_file():
             adapter = (folder / "adapter_config.json").is_file()
             hint = ": it holds an adapter; name its base model" if adapter else ""
             raise InputError(f"the folder {model!r} holds no model: it has no config.json{hint}")

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from multilora.errors import InputError
 from multilora.evaluation.evaluate import EvalOptions, evaluate
 from multilora.recipe import Recipe
+from multilora.runs.layout import RunLayout
 from multilora.training.run import train
 
 
@@ -58,7 +59,7 @@ def run_cell(recipe: Recipe, trial: bool, test: EvalOptions, progress: Any) -> N
     if not trial:
         progress.note("testing")
         evaluate(str(result.folder), test, progress.note)
-    shutil.rmtree(result.folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(RunLayout(result.folder).checkpoints, ignore_errors=True)
 
 
 def _die_with_the_parent(stdin: TextIO) -> None:

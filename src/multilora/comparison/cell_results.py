@@ -9,6 +9,7 @@ from multilora.comparison.grid import Cell
 from multilora.errors import InputError
 from multilora.evaluation.results import Answer
 from multilora.evaluation.saved import PREDICTIONS, AnswerLine, EvaluationResults, predictions_name
+from multilora.runs.layout import RESULTS_FILE, RunLayout
 from multilora.runs.records import RunResults, ValidationLine
 
 
@@ -20,7 +21,7 @@ def is_done(cell: Cell) -> bool:
     """
     if not result_file(cell).is_file():
         return False
-    found = RunResults.read(cell.folder / "results.json").recipe_hash
+    found = RunResults.read(RunLayout(cell.folder).results).recipe_hash
     if found != cell.recipe.recipe_hash():
         raise InputError(
             f"{str(cell.folder)!r} holds results of another recipe (its learning rate, perhaps) than the comparison "
@@ -31,7 +32,8 @@ def is_done(cell: Cell) -> bool:
 
 def result_file(cell: Cell) -> Path:
     """What the cell writes last."""
-    return cell.folder / "results.json" if cell.trial else cell.folder / "eval-test" / "results.json"
+    layout = RunLayout(cell.folder)
+    return layout.results if cell.trial else layout.evaluation("test") / RESULTS_FILE
 
 
 class CellResults:
@@ -43,7 +45,7 @@ class CellResults:
     @cached_property
     def training(self) -> RunResults:
         """The run's results.json."""
-        return RunResults.read(self.cell.folder / "results.json")
+        return RunResults.read(RunLayout(self.cell.folder).results)
 
     @cached_property
     def scores(self) -> dict[str, tuple[str, float]]:
@@ -69,7 +71,7 @@ class CellResults:
     @property
     def weights_bytes(self) -> int:
         """Size of the weights that the run wrote."""
-        folder = self.cell.folder / ("model" if self.cell.method.section.name == "full" else "adapter")
+        folder = RunLayout(self.cell.folder).weights(self.cell.method.section.name)
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
     @property

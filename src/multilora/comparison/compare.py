@@ -20,6 +20,7 @@ from multilora.recipe import Recipe
 from multilora.recipe.comparison import ComparedMethod, ComparisonSection
 from multilora.recipe.file import load_recipe
 from multilora.recipe.method_names import named_method
+from multilora.runs.layout import ComparisonLayout
 from multilora.terminal import quiet_libraries
 from multilora.training.prepare import encode_mixture, open_tasks, steps_of
 
@@ -100,7 +101,7 @@ def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progr
     finally:
         progress.stop()
     results = summary(grid, finals, tried, chosen)
-    results.write(out / "results.json")
+    results.write(ComparisonLayout(out).results)
     return Comparison(out, results, failures, any(map(is_done, finals)))
 
 

@@ -15,8 +15,7 @@ from multilora.errors import InputError
 from multilora.recipe import FullMethod, MultiLoraMethod, Recipe
 from multilora.recipe.comparison import ComparedMethod, ComparisonSection
 from multilora.recipe.method_names import NamedMethod, named_method
-
-MIXED = "mixed"
+from multilora.runs.layout import MIXED, ComparisonLayout
 
 
 @dataclass(frozen=True)
@@ -148,13 +147,14 @@ class Grid:
     def _cell(
         self, regime: str, method: NamedMethod, seed: int, rate: float, trial: bool = False, steps: int | None = None
     ) -> Cell:
-        place = Path("trials", f"{rate:g}") if trial else Path(regime, f"seed-{seed}")
+        layout = ComparisonLayout(self.out)
+        place = layout.trial(method.folder, rate) if trial else layout.cell(method.folder, regime, seed)
         data = self.recipe.resolved()
         data["method"] = method.section.model_dump(mode="json")
         data.pop("comparison", None)
         training: dict[str, Any] = data["training"]
         training |= {
-            "output": str(self.out / "cells" / method.folder / place),
+            "output": str(place),
             "learning_rate": rate,
             "seed": self.recipe.training.seed + seed,
             "scaling_lr_ratio": self._scaling_lr_ratio(method),

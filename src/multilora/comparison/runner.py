@@ -16,10 +16,10 @@ from multilora.comparison.grid import Cell, Grid, best_trial
 from multilora.comparison.record import ComparisonRecord, Trial
 from multilora.errors import InputError
 from multilora.recipe.differences import differing
+from multilora.runs.layout import ComparisonLayout
 from multilora.storage.folders import is_empty
 from multilora.terminal import Progress, duration
 
-_RECORD = "comparison.json"
 _LOG = "cell.log"
 
 
@@ -52,7 +52,7 @@ def open_folder(grid: Grid) -> None:
     Raises:
         InputError: it holds something else.
     """
-    record, out = grid.out / _RECORD, grid.out
+    record, out = ComparisonLayout(grid.out).record, grid.out
     if out.exists() and not out.is_dir():
         raise InputError(f"--out: {str(out)!r} is a file; choose a folder")
     if record.is_file():

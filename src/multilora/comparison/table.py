@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from multilora.comparison.cell_results import CellResults, is_done
-from multilora.comparison.grid import MIXED, Cell, Grid
+from multilora.comparison.grid import Cell, Grid
 from multilora.comparison.record import (
     AVERAGE,
     ComparedMethod,
@@ -21,6 +21,7 @@ from multilora.comparison.record import (
 from multilora.comparison.statistics import Floats, MeanOverSeeds, PairedTask, mean_over_seeds, paired_difference
 from multilora.evaluation.results import STATISTICS
 from multilora.recipe.method_names import NamedMethod
+from multilora.runs.layout import MIXED
 
 
 def summary(

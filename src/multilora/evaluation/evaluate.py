@@ -14,12 +14,12 @@ import torch
 
 from multilora.errors import InputError
 from multilora.evaluation.definitions import require_harness
+from multilora.evaluation.evaluated_model import EvaluatedModel
 from multilora.evaluation.harness import MAX_NEW_TOKENS, evaluate_tasks
 from multilora.evaluation.long_prompts import OnLongPrompt
 from multilora.evaluation.records import Evaluation, TaskEvaluation
 from multilora.evaluation.saved import (
     PREDICTIONS,
-    RESULTS,
     BadRows,
     BatchSize,
     EvaluationResults,
@@ -27,8 +27,8 @@ from multilora.evaluation.saved import (
     predictions_name,
 )
 from multilora.evaluation.stock import StockTasks, find_stock
-from multilora.evaluation.subject import Subject
 from multilora.recipe import Recipe
+from multilora.runs.layout import RESULTS_FILE, RunLayout
 from multilora.storage.folders import new_folder
 from multilora.tasks.example import EvalSplit, NoSplitError, Task
 from multilora.terminal import quiet_libraries
@@ -89,14 +89,17 @@ def evaluate(target: str, options: EvalOptions, note: Callable[[str], None]) -> 
         note: is told what happens, a line at a time.
 
     Raises:
-        InputError: as `Subject.find` and `evaluate_tasks` say; unknown tasks; results that are there already.
+        InputError: as `EvaluatedModel.find` and `evaluate_tasks` say; unknown tasks; results that are there already.
     """
     require_harness()
-    subject = Subject.find(target, options.recipe, options.base, options.trust_remote_code)
+    subject = EvaluatedModel.find(target, options.recipe, options.base, options.trust_remote_code)
     tasks, others = _choose(subject.recipe, options.tasks)
     _check(tasks, options.split, alone=not others)
     out = options.out or _default_out(subject, options)
-    with quiet_libraries(), new_folder(out, overwrite=options.overwrite, replaceable=(RESULTS, PREDICTIONS)) as folder:
+    with (
+        quiet_libraries(),
+        new_folder(out, overwrite=options.overwrite, replaceable=(RESULTS_FILE, PREDICTIONS)) as folder,
+    ):
         began = time.monotonic()
         stock = find_stock(others, subject.recipe.tasks if subject.recipe else ()) if others else StockTasks()
         note(f"loading {subject.source.location}" + (f" with {subject.adapter}" if subject.adapter else ""))
@@ -155,16 +158,17 @@ def _check(tasks: Sequence[Task], split: EvalSplit, alone: bool) -> None:
         raise InputError("\n".join(["no task can be scored:", *(f"  {reason}" for reason in reasons)]))
 
 
-def _default_out(subject: Subject, options: EvalOptions) -> Path:
+def _default_out(subject: EvaluatedModel, options: EvalOptions) -> Path:
     folder, prefix = subject.place
-    return folder / f"{prefix}eval-{options.split}{'-base' if options.base else ''}"
+    name = RunLayout(folder).evaluation(options.split).name
+    return folder / f"{prefix}{name}{'-base' if options.base else ''}"
 
 
 # What is written --------------------------------------------------------------------------------------------------
 
 
 def _results(
-    subject: Subject, options: EvalOptions, evaluation: Evaluation, model: Any, seconds: float
+    subject: EvaluatedModel, options: EvalOptions, evaluation: Evaluation, model: Any, seconds: float
 ) -> EvaluationResults:
     recipe = subject.precision
     return EvaluationResults(
@@ -210,7 +214,7 @@ def _scores(task: TaskEvaluation) -> TaskScores:
 
 
 def _write(folder: Path, evaluation: Evaluation, results: EvaluationResults) -> None:
-    (folder / RESULTS).write_text(results.text(), encoding="utf-8")
+    (folder / RESULTS_FILE).write_text(results.text(), encoding="utf-8")
     (folder / PREDICTIONS).mkdir()
     for name, task in evaluation.tasks.items():
         if task.predictions:

@@ -14,8 +14,8 @@ from transformers import TextStreamer
 
 from multilora.data.encoder import PromptCompletionEncoder
 from multilora.errors import InputError
+from multilora.evaluation.evaluated_model import EvaluatedModel
 from multilora.evaluation.long_prompts import context_length
-from multilora.evaluation.subject import Subject
 from multilora.storage.folders import make_writable, write_text
 from multilora.tasks.rows import UnusableRowError, json_lines, near_file
 from multilora.terminal import quiet_libraries
@@ -149,12 +149,13 @@ def generate(
         display: is told the answers as they come.
 
     Raises:
-        InputError: as `Subject.find` and `Subject.load` say; an option that cannot be; a prompt that leaves no room.
+        InputError: as `EvaluatedModel.find` and `EvaluatedModel.load`; an option is out of range; a prompt leaves no
+            room for an answer.
     """
     _check(options)
     if options.out is not None:
         _check_out(options.out)
-    subjects = [Subject.find(target, options.recipe, False, options.trust_remote_code) for target in targets]
+    subjects = [EvaluatedModel.find(target, options.recipe, False, options.trust_remote_code) for target in targets]
     if (options.base or options.merged) and not any(subject.adapter for subject in subjects):
         name = "--base" if options.base else "--merged"
         raise InputError(f"{name} has no effect: {', '.join(map(repr, targets))} has no adapter")
@@ -193,7 +194,7 @@ def _check_out(out: Path) -> None:
 
 
 def _speakers(
-    target: str, subject: Subject, options: GenerateOptions, display: GenerationDisplay
+    target: str, subject: EvaluatedModel, options: GenerateOptions, display: GenerationDisplay
 ) -> Iterator[_Speaker]:
     display.note(f"loading {subject.source.location}" + (f" with {subject.adapter}" if subject.adapter else ""))
     model, tokenizer = subject.load()

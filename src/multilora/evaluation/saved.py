@@ -13,7 +13,7 @@ from multilora.evaluation.results import Answer, Score, row_id
 from multilora.storage.record import Line, Part, Record
 from multilora.tasks.example import Example
 
-RESULTS, PREDICTIONS = "results.json", "predictions"
+PREDICTIONS = "predictions"
 
 BatchSize = int | Literal["auto"]
 

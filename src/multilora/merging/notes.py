@@ -11,7 +11,7 @@ from multilora.base.weights import ModelWeights
 from multilora.errors import InputError
 from multilora.merging.changes import Changes
 from multilora.merging.folder import REPORT_FILE
-from multilora.runs.recipe import trained_bits
+from multilora.runs.find import Adapter
 
 
 def _base_name(adapter: AdapterFile) -> str | None:
@@ -59,7 +59,7 @@ def notes_of(base: ModelWeights, adapters: Sequence[tuple[AdapterFile, float]], 
             "it, and the same adapter would count twice"
         )
     for adapter, _ in adapters:
-        if bits := trained_bits(adapter.folder):
+        if bits := Adapter(adapter.folder).trained_bits():
             notes.append(
                 f"{adapter.folder.name!r} was trained on its base model in {bits} bits, and the unquantised one gives "
                 "other logits: compare them before serving (docs/quantization.md)"

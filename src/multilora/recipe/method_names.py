@@ -41,7 +41,7 @@ class NamedMethod:
     @property
     def folder(self) -> str:
         """The name as a folder's."""
-        return re.sub(r"[^\w.-]+", "-", self.name)
+        return method_folder(self.name)
 
     @property
     def total_rank(self) -> int | None:
@@ -49,6 +49,18 @@ class NamedMethod:
         if isinstance(self.section, MultiLoraMethod):
             return self.section.num_loras * self.section.r
         return self.section.r if isinstance(self.section, LoraMethod) else None
+
+
+def method_folder(name: str) -> str:
+    """A method's short name as the name of a folder."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def short_name(method: Method) -> str:
+    """The method's short name without options, as `multilora compare --methods` takes it."""
+    if isinstance(method, MultiLoraMethod):
+        return f"multilora@{method.num_loras}x{method.r}"
+    return f"lora@{method.r}" if isinstance(method, LoraMethod) else "full"
 
 
 def named_method(name: str, own: Method) -> NamedMethod:

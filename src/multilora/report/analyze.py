@@ -13,12 +13,12 @@ from multilora.bench.record import read_bench
 from multilora.errors import InputError
 from multilora.report.page import REPORT_FILE, report_on
 from multilora.report.static import write_figures
-from multilora.runs.find import Source, base_of, find_sources, references
 from multilora.spectral.analysis import analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import AdapterDelta, DecompositionOptions
 from multilora.spectral.matrix import MatrixOptions
 from multilora.spectral.record import AnalysisRecord, Fault
+from multilora.spectral.sources import Source, base_of, find_sources, references
 from multilora.spectral.tables import JSON_FILE, as_record, write_files
 from multilora.storage.folders import is_empty
 from multilora.terminal import Progress

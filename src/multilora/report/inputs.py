@@ -11,12 +11,11 @@ from multilora.bench.record import BenchRecord
 from multilora.comparison.record import ComparisonRecord, ComparisonResults
 from multilora.errors import InputError
 from multilora.evaluation.saved import EvaluationResults
-from multilora.runs.find import COMPARISON, Source, find_sources
+from multilora.runs.layout import RESULTS_FILE, ComparisonLayout, RunLayout
 from multilora.runs.records import MetricsLine, RunResults
 from multilora.spectral.record import AnalysisRecord
+from multilora.spectral.sources import Source, find_sources
 from multilora.storage.record import Record
-
-_RESULTS, _METRICS = "results.json", "metrics.jsonl"
 
 R = TypeVar("R", bound=Record)
 
@@ -104,16 +103,16 @@ def gather(data: AnalysisRecord | None, folders: Sequence[Path], bench: BenchRec
     comparisons = [
         ComparedMethods(
             str(folder),
-            _read(ComparisonResults, folder / _RESULTS, notes),
-            _read(ComparisonRecord, folder / COMPARISON, notes),
+            _read(ComparisonResults, layout.results, notes),
+            _read(ComparisonRecord, layout.record, notes),
         )
         for folder in folders
-        if (folder / COMPARISON).is_file()
+        if (layout := ComparisonLayout(folder)).record.is_file()
     ]
     notes += [
         f"the comparison in {comparison.folder} has no results yet"
         for comparison in comparisons
-        if comparison.results is None and not (Path(comparison.folder) / _RESULTS).exists()
+        if comparison.results is None and not ComparisonLayout(Path(comparison.folder)).results.exists()
     ]
     try:
         sources = find_sources([str(folder) for folder in folders]) if folders else []
@@ -124,11 +123,11 @@ def gather(data: AnalysisRecord | None, folders: Sequence[Path], bench: BenchRec
 
 
 def _run(source: Source, notes: list[str]) -> TrainedRun:
-    folder = source.folder
+    layout = RunLayout(source.folder)
     tests = {
-        file.parent.name: found
-        for file in sorted(folder.glob(f"eval-*/{_RESULTS}"))
-        if (found := _read(EvaluationResults, file, notes)) is not None
+        folder.name: found
+        for folder in layout.evaluations()
+        if (found := _read(EvaluationResults, folder / RESULTS_FILE, notes)) is not None
     }
     return TrainedRun(
         name=source.name,
@@ -137,8 +136,8 @@ def _run(source: Source, notes: list[str]) -> TrainedRun:
         regime=source.regime,
         comparison=str(source.comparison) if source.comparison else None,
         recipe=source.recipe,
-        results=_read(RunResults, folder / _RESULTS, notes) if source.recipe else None,
-        metrics=_metrics(folder / _METRICS, notes) if source.recipe else (),
+        results=_read(RunResults, layout.results, notes) if source.recipe else None,
+        metrics=_metrics(layout.metrics, notes) if source.recipe else (),
         tests=tests,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multilora.report.inputs import ReportInputs
-from multilora.runs.find import MIXED
+from multilora.runs.layout import MIXED
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from multilora.bench.record import AtLength
 from multilora.comparison.record import ComparedMethod, ComparisonResults
 from multilora.report.numbers import listed
-from multilora.runs.find import MIXED
+from multilora.runs.layout import MIXED
 from multilora.spectral.findings import Measure
 from multilora.spectral.record import AnalysedRun, AnalysisRecord, MatrixRecord
 

@@ -1,253 +1,202 @@
-"""What is analysed: run folders, comparison folders, adapters and models, told apart, named and described."""
+"""What a folder is: a run, a comparison, an adapter or a model. The one place that says so."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-from multilora.adapter.config import CONFIG_FILE, read_adapter_config
-from multilora.base.structure import model_folder
-from multilora.errors import InputError, nearest
-from multilora.recipe import FullMethod, LoraMethod, MultiLoraMethod, Recipe
+from multilora.adapter.config import CONFIG_FILE, AdapterConfig, read_adapter_config
+from multilora.base.structure import MODEL_CONFIG, model_folder
+from multilora.errors import InputError
+from multilora.recipe import Recipe
 from multilora.recipe.file import load_recipe
-
-RECIPE, COMPARISON = "recipe.yaml", "comparison.json"
-MIXED = "mixed"
-_CELLS = "cells"
-
-Kind = Literal["multilora", "lora", "full"]
+from multilora.recipe.method_names import method_folder, short_name
+from multilora.runs.layout import MIXED, RECIPE_FILE, ComparisonLayout, RunLayout
 
 
 @dataclass(frozen=True)
-class Source:
-    """One trained ΔW.
+class Run:
+    """A folder of `multilora train`, finished or not.
 
     Attributes:
-        name: unique in an analysis.
-        folder: as the user named it, or a cell of it.
-        weights: the adapter's folder, or the model's.
-        kind: what was trained.
-        method: in short: full, lora@24, multilora@3x8; in a comparison as it is called there.
-        seed: of the training, in a comparison counted from 0; None: nobody knows.
-        regime: `mixed`, or the only task; None: nobody knows.
-        base: the base model as the recipe or the adapter tells it, with its revision.
-        recipe: what the run's recipe.yaml says, resolved.
-        comparison: the comparison's folder that it belongs to.
+        path: the folder.
+        recipe: its resolved recipe.
     """
 
-    name: str
-    folder: Path
-    weights: Path
-    kind: Kind
-    method: str
-    seed: int | None = None
-    regime: str | None = None
-    base: tuple[str, str | None] | None = None
-    recipe: Mapping[str, Any] | None = None
-    comparison: Path | None = None
+    path: Path
+    recipe: Recipe
 
+    @property
+    def layout(self) -> RunLayout:
+        """Where its files lie."""
+        return RunLayout(self.path)
 
-def find_sources(folders: Sequence[str]) -> list[Source]:
-    """Everything that is to be analysed, each with a name of its own.
+    @property
+    def weights(self) -> Path:
+        """The folder of the trained adapter or model, which is there once training has ended."""
+        return self.layout.weights(self.recipe.method.name)
 
-    Args:
-        folders: each a run folder (recipe.yaml), a comparison's folder (comparison.json), an adapter of MultiLoRA or
-            of plain LoRA (adapter_config.json), or a whole model (config.json; a hub id is none).
+    @property
+    def method(self) -> str:
+        """Its short name, such as multilora@3x8."""
+        return short_name(self.recipe.method)
 
-    Raises:
-        InputError: one of them is none of these, or is not finished; or the same one was named twice.
-    """
-    found: list[Source] = []
-    for folder in folders:
-        found += _sources_of(Path(folder))
-    places = [source.weights.resolve() for source in found]
-    if twice := next((source for source, place in zip(found, places, strict=True) if places.count(place) > 1), None):
-        raise InputError(f"{str(twice.weights)!r} was named twice; name each run once")
-    return _with_unique_names(found)
+    @property
+    def regime(self) -> str:
+        """`mixed`, or the name of its only task."""
+        return MIXED if len(self.recipe.tasks) > 1 else next(iter(self.recipe.tasks))
 
+    def check_finished(self, remedy: str = "") -> None:
+        """Its weights are there.
 
-def short_method(section: MultiLoraMethod | LoraMethod | FullMethod) -> str:
-    """The method as `multilora compare --methods` takes it, without options."""
-    if isinstance(section, MultiLoraMethod):
-        return f"multilora@{section.num_loras}x{section.r}"
-    return f"lora@{section.r}" if isinstance(section, LoraMethod) else "full"
+        Args:
+            remedy: what else can be done; ends the message.
 
-
-def _sources_of(folder: Path) -> list[Source]:
-    if (folder / COMPARISON).is_file():
-        return list(_cells(folder))
-    if (folder / RECIPE).is_file():
-        recipe = load_recipe(folder / RECIPE, keep_unset=True)
-        run = _run(folder, recipe, _name(folder))
-        if run is None:
+        Raises:
+            InputError: they are not.
+        """
+        if not self.weights.is_dir():
             raise InputError(
-                f"the run in {str(folder)!r} is not finished: it has no {_weights_name(recipe)}/. Go on with it "
-                "(multilora train --resume), or name one of its checkpoints"
+                f"the run in {str(self.path)!r} is not finished: it has no {self.weights.name}/. Resume it (multilora "
+                f"train --resume), or name one of its checkpoints{remedy}"
             )
-        return [run]
-    if (folder / CONFIG_FILE).is_file():
-        return [_adapter(folder)]
-    if (folder / "config.json").is_file():
-        return [Source(_name(folder), folder, folder, "full", "full")]
-    if not folder.is_dir():
-        near = nearest(folder.name, (entry.name for entry in folder.parent.iterdir())) if folder.parent.is_dir() else ""
-        raise InputError(f"no folder {str(folder)!r}{near}. Name run folders, comparisons, adapters or models")
-    raise InputError(
-        f"{str(folder)!r} holds no run ({RECIPE}), no comparison ({COMPARISON}), no adapter ({CONFIG_FILE}) and no "
-        "model (config.json)"
-    )
 
 
-def _run(folder: Path, recipe: Recipe, name: str) -> Source | None:
-    """None: it has no weights yet."""
-    weights = folder / _weights_name(recipe)
-    if not weights.is_dir():
+@dataclass(frozen=True)
+class Cell:
+    """A training of a comparison.
+
+    Attributes:
+        run: its run.
+        method: the method as the comparison names it; the name of its folder if the comparison has no results yet.
+        regime: `mixed`, or the only task.
+        seed: counted from 0.
+    """
+
+    run: Run
+    method: str
+    regime: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A folder of `multilora compare`.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def layout(self) -> ComparisonLayout:
+        """Where its files lie."""
+        return ComparisonLayout(self.path)
+
+    def cells(self) -> Iterator[Cell]:
+        """The cells that have a recipe, without trials of learning rates.
+
+        Raises:
+            InputError: a cell's recipe.yaml is broken.
+        """
+        names = {method_folder(name): name for name in self._method_names()}
+        for folder, method, regime, seed in self.layout.cells():
+            if (folder / RECIPE_FILE).is_file():
+                yield Cell(_run(folder), names.get(method, method), regime, seed)
+
+    def _method_names(self) -> list[str]:
+        """As the results have them; none if the comparison was interrupted before its end."""
+        try:
+            results: Any = json.loads(self.layout.results.read_text(encoding="utf-8"))
+            return list(results["methods"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder with an adapter of any PEFT method.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    def config(self) -> AdapterConfig:
+        """What its adapter_config.json says.
+
+        Raises:
+            InputError: it is broken, or of a method that is neither MultiLoRA nor plain LoRA.
+        """
+        return read_adapter_config(self.path / CONFIG_FILE)
+
+    def run(self) -> Run | None:
+        """The run that it was trained in; None if it lies in no run folder.
+
+        That is RUN of RUN/adapter, RUN/best, RUN/checkpoints/checkpoint-N, and of what was exported into RUN.
+
+        Raises:
+            InputError: the run's recipe.yaml is broken.
+        """
+        for folder in self.path.resolve().parents[:2]:
+            layout = RunLayout(folder)
+            if layout.recipe.is_file() and layout.data.is_file():  # both: other programs write recipes too
+                return _run(folder)
         return None
-    regime = MIXED if len(recipe.tasks) > 1 else next(iter(recipe.tasks))
-    return Source(
-        name=name,
-        folder=folder,
-        weights=weights,
-        kind=recipe.method.name,
-        method=short_method(recipe.method),
-        seed=recipe.training.seed,
-        regime=regime,
-        base=(recipe.model.path, recipe.model.revision),
-        recipe=recipe.resolved(),
-    )
+
+    def trained_bits(self) -> int | None:
+        """In how many bits the base model's weights were during training; None if in full, or if unknown."""
+        try:
+            run = self.run()
+        except InputError:  # of another version, perhaps: the adapter is of use without its recipe
+            return None
+        quantization = None if run is None else run.recipe.model.quantization
+        return None if quantization is None else quantization.bits
 
 
-def _adapter(folder: Path) -> Source:
-    adapter = read_adapter_config(folder / CONFIG_FILE)
-    config = adapter.config
-    base, revision = adapter.raw.get("base_model_name_or_path"), adapter.raw.get("revision")
-    known = (base, revision if isinstance(revision, str) else None) if isinstance(base, str) and base else None
-    method = f"lora@{config.r}" if adapter.method == "lora" else f"multilora@{config.num_loras}x{config.r}"
-    return Source(_name(folder), folder, folder, adapter.method, method, base=known)
+@dataclass(frozen=True)
+class Model:
+    """A whole model.
 
-
-def _cells(comparison: Path) -> Iterator[Source]:
-    """The cells with weights; trials of learning rates are none of them.
-
-    Raises:
-        InputError: there is none.
+    Attributes:
+        location: its folder, or its id on the Hugging Face hub.
+        path: its folder; None for an id.
     """
-    methods = _method_names(comparison)
-    count = 0
-    for folder in sorted((comparison / _CELLS).glob("*/*/seed-*"), key=_by_seed_last):
-        seed = re.fullmatch(r"seed-(\d+)", folder.name)
-        if seed is None or not (folder / RECIPE).is_file():
-            continue
-        run = _run(folder, load_recipe(folder / RECIPE, keep_unset=True), "")
-        if run is None:
-            continue
-        count += 1
-        place, regime = folder.parent.parent.name, folder.parent.name
-        method = methods.get(place, place)
-        name = f"{method} seed {seed[1]}" + ("" if regime == MIXED else f" {regime}")
-        yield replace(run, name=name, method=method, seed=int(seed[1]), regime=regime, comparison=comparison)
-    if not count:
-        raise InputError(f"the comparison in {str(comparison)!r} has no cell that is trained yet (cells/METHOD/REGIME)")
+
+    location: str
+    path: Path | None
 
 
-def _by_seed_last(folder: Path) -> tuple[str, str, int]:
-    number = folder.name.rpartition("-")[2]
-    return folder.parent.parent.name, folder.parent.name, int(number) if number.isdecimal() else -1
-
-
-def _method_names(comparison: Path) -> dict[str, str]:
-    """The methods' own names by their folders', as far as the comparison's results tell."""
-    try:
-        results: Any = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
-        names = list(cast(dict[str, Any], results["methods"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # it was interrupted before its end: the folders' names are almost the same
-    return {re.sub(r"[^\w.-]+", "-", name): name for name in names}
-
-
-def _weights_name(recipe: Recipe) -> str:
-    return "model" if isinstance(recipe.method, FullMethod) else "adapter"
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().name
-
-
-def _with_unique_names(sources: list[Source]) -> list[Source]:
-    """Names that occur twice get the parent folder before them, and where that is not enough a number behind."""
-    names = [source.name for source in sources]
-    longer = [
-        f"{(source.comparison or source.folder.resolve().parent).resolve().name}/{name}"
-        if names.count(name) > 1
-        else name
-        for source, name in zip(sources, names, strict=True)
-    ]
-    return [
-        replace(source, name=f"{name} ({longer[:number].count(name) + 1})" if longer.count(name) > 1 else name)
-        for number, (source, name) in enumerate(zip(sources, longer, strict=True))
-    ]
-
-
-def base_of(sources: Sequence[Source]) -> tuple[str, str | None] | None:
-    """The one base model that the sources tell; None: none of them tells one.
-
-    Raises:
-        InputError: they tell different ones.
-    """
-    told = {_resolved(*source.base): source for source in sources if source.base is not None}
-    if len(told) > 1:
-        (one, first), (other, second), *_ = told.items()
-        raise InputError(
-            f"{first.name!r} and {second.name!r} were trained from different base models ({one[0]!r}, {other[0]!r}); "
-            "analyse them apart, or name the one base model (--base)"
-        )
-    return next(iter(told), None)
-
-
-def _resolved(model: str, revision: str | None) -> tuple[str, str | None]:
-    """One name for one folder, however it was written."""
-    try:
-        folder = model_folder(model)
-    except InputError:  # it is gone, which may not matter
-        folder = None
-    return (model, revision) if folder is None else (str(folder.resolve()), None)
-
-
-def references(sources: Sequence[Source], named: str | None) -> dict[str, str]:
-    """The run that each run's subspaces are compared with, by name.
-
-    The named one for all; else the only full fine-tuning; else, in a comparison, the full fine-tuning of the same
-    regime and seed. Full fine-tunings themselves are compared with that of the next seed, which shows how alike two
-    trainings of one method are.
+def find(target: str | Path, *, keep_unset: bool = True) -> Run | Comparison | Adapter | Model:
+    """What a user means by a folder or a model's id. Reads no weights and makes no network request.
 
     Args:
-        sources: all runs.
-        named: name or folder of the reference.
+        target: a folder, or an id on the Hugging Face hub.
+        keep_unset: keep `${NAME}` in a run's recipe as text if the variable is not set: for callers that read none of
+            the recipe's files.
 
     Raises:
-        InputError: no run is called so.
+        InputError: there is no such folder, it holds none of these, or a run's recipe.yaml is broken.
     """
-    if named is not None:
-        place = Path(named).resolve()
-        chosen = next(
-            (s for s in sources if named == s.name or place in (s.folder.resolve(), s.weights.resolve())), None
+    folder = Path(target)
+    if ComparisonLayout(folder).record.is_file():
+        return Comparison(folder)
+    if RunLayout(folder).recipe.is_file():
+        return _run(folder, keep_unset)
+    if (folder / CONFIG_FILE).is_file():
+        return Adapter(folder)
+    if folder.is_dir() and not (folder / MODEL_CONFIG).is_file():
+        raise InputError(
+            f"{str(target)!r} holds no run ({RECIPE_FILE}), no comparison ({ComparisonLayout(folder).record.name}), "
+            f"no adapter ({CONFIG_FILE}) and no model ({MODEL_CONFIG})"
         )
-        if chosen is None:
-            names = [source.name for source in sources]
-            raise InputError(f"--reference: {named!r} is none of the runs{nearest(named, names)}; they are {names}")
-        return {source.name: chosen.name for source in sources if source != chosen}
-    full = [source for source in sources if source.kind == "full"]
-    if len(full) == 1:
-        return {source.name: full[0].name for source in sources if source != full[0]}
-    found: dict[str, str] = {}
-    for source in sources:
-        same = [f for f in full if (f.comparison, f.regime) == (source.comparison, source.regime) and f.comparison]
-        if source.kind == "full" and len(same) > 1:
-            found[source.name] = same[(same.index(source) + 1) % len(same)].name
-        elif source.kind != "full" and (match := next((f for f in same if f.seed == source.seed), None)):
-            found[source.name] = match.name
-    return found
+    return Model(str(target), model_folder(str(target)))
+
+
+def _run(folder: Path, keep_unset: bool = True) -> Run:
+    return Run(folder, load_recipe(RunLayout(folder).recipe, keep_unset=keep_unset))

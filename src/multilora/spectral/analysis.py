@@ -10,11 +10,11 @@ from typing import Any
 from multilora.adapter.config import CONFIG_FILE
 from multilora.base.weights import ModelWeights, block_of, check_same_matrices
 from multilora.errors import InputError
-from multilora.runs.find import Source
 from multilora.spectral.cache import Cache, hash_files
 from multilora.spectral.deltas import AdapterDelta, Decomposition, Delta, ModelDelta, decomposed
 from multilora.spectral.matrix import BaseMatrix, MatrixOptions, analyse_matrix
 from multilora.spectral.record import Fault, MatrixRecord
+from multilora.spectral.sources import Source
 from multilora.storage.safetensors import natural_order
 from multilora.terminal import Progress
 

@@ -15,6 +15,7 @@ from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.limits import ModelLimits
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, Recipe
+from multilora.runs.layout import RunLayout
 from multilora.runs.records import MetricsLine, RunResults, ValidationLine
 from multilora.storage.folders import written_aside
 from multilora.terminal import Progress, Silent, quiet_libraries
@@ -56,17 +57,17 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False, progres
     sharded = is_sharded(recipe.hardware, recipe.model.quantization is not None, processes)
     if progress is None or not processes.main:
         progress = Silent()
-    weights_name = "model" if isinstance(recipe.method, FullMethod) else "adapter"
+    weights = RunLayout(recipe.training.output).weights(recipe.method.name)
     folder = processes.by_main(lambda: RunFolder.check(recipe, resume, overwrite, processes.count))
     if folder.finished:
-        if not (folder.path / weights_name).is_dir():
+        if not weights.is_dir():
             raise InputError(
-                f"training.output: {str(folder.path)!r} holds a finished run without its {weights_name}/; overwrite it "
+                f"training.output: {str(folder.path)!r} holds a finished run without its {weights.name}/; overwrite it "
                 "(--overwrite, overwrite=True) to train it again"
             )
         results = RunResults.read(folder.results)
-        return RunResult(folder.path, folder.path / weights_name, results, finished_before=True)
-    run = _Run(recipe, folder, folder.path / weights_name, processes, sharded, progress)
+        return RunResult(folder.path, weights, results, finished_before=True)
+    run = _Run(recipe, folder, weights, processes, sharded, progress)
     with quiet_libraries():
         try:
             return run.result()

@@ -16,6 +16,7 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import Recipe
 from multilora.recipe.differences import differing, flat
+from multilora.runs.layout import RunLayout
 from multilora.runs.records import DataRecord
 from multilora.storage.folders import is_empty, replace_folder, restore_replaced, written_aside
 
@@ -24,7 +25,7 @@ _DEALING = ("batch_size", "gradient_accumulation")
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(RunLayout):
     """An output folder that was checked and, until `claim`, left as it is.
 
     Attributes:
@@ -35,40 +36,9 @@ class RunFolder:
             were. Each step has the same rows all the same.
     """
 
-    path: Path
     resumes: bool = False
     finished: bool = False
     dealt_before: str | None = None
-
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def data(self) -> Path:
-        """Counts and fingerprints of the data that the run began with."""
-        return self.path / "data.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One line per logged step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def validation(self) -> Path:
-        """One line per validation."""
-        return self.path / "validation.jsonl"
-
-    @property
-    def best(self) -> Path:
-        """The best weights, where the recipe asks for them."""
-        return self.path / "best"
-
-    @property
-    def results(self) -> Path:
-        """The figures of the finished run; there only when everything else is."""
-        return self.path / "results.json"
 
     @classmethod
     def check(cls, recipe: Recipe, resume: bool, overwrite: bool, processes: int = 1) -> RunFolder:

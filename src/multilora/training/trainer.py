@@ -30,6 +30,7 @@ from trl import SFTConfig
 
 from multilora.base.quantization import trained_in_fp32
 from multilora.errors import InputError
+from multilora.runs.layout import RunLayout
 from multilora.training.checkpoints import Checkpoints
 from multilora.training.loading import Loading
 from multilora.training.processes import Processes
@@ -70,7 +71,7 @@ class MixtureTrainer(Trainer):
         self._whole_weights: dict[str, Tensor] | None = None
         self._tokens = 0
         self._step_tasks: Counter[str] = Counter()
-        self.checkpoints = Checkpoints(Path(cast(str, args.output_dir)) / "checkpoints")
+        self.checkpoints = Checkpoints(RunLayout(Path(cast(str, args.output_dir))).checkpoints)
         with trained_in_fp32(model):
             super().__init__(
                 model=model,

@@ -13,7 +13,7 @@ from multilora.report.inputs import ComparedMethods, TrainedRun
 from multilora.report.markup import el, table
 from multilora.report.numbers import NONE, percent, points, short
 from multilora.report.page_data import PageData
-from multilora.runs.find import MIXED
+from multilora.runs.layout import MIXED
 
 _TEST = "eval-test"
 _REGIMES = {"mixed": "one training for all tasks", "single": "one training for each task"}

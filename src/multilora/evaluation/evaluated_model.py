@@ -18,15 +18,14 @@ from transformers import AutoConfig
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.file import WEIGHTS_FILE
 from multilora.base.loading import ModelSource, weights_dtype
-from multilora.base.structure import model_folder
 from multilora.errors import InputError
-from multilora.recipe import FullMethod, ModelSection, Recipe
+from multilora.recipe import ModelSection, Recipe
 from multilora.recipe.file import load_recipe
-from multilora.runs.recipe import run_recipe
+from multilora.runs.find import Adapter, Comparison, Run, find
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model to evaluate.
 
     Attributes:
@@ -44,12 +43,12 @@ class Subject:
     place: tuple[Path, str]
 
     @classmethod
-    def find(cls, target: str, recipe: Path | None, base: bool, trust_remote_code: bool) -> Subject:
-        """Tell what the target is. No weights are read, and the hub is not asked.
+    def find(cls, target: str, recipe: Path | None, base: bool, trust_remote_code: bool) -> EvaluatedModel:
+        """Find out what the target is. Reads no weights and makes no network request.
 
         Args:
             target: a run folder, a folder with an adapter or a model, or a model's id on the hub.
-            recipe: names the tasks, and an adapter's base model; a run folder has one of its own, which says for its
+            recipe: names the tasks, and an adapter's base model; a run folder has its own recipe, which says for its
                 adapter/ how the base model is quantised.
             base: the base model without the adapter, or before full fine-tuning.
             trust_remote_code: run code that comes with the model, whatever the recipe says.
@@ -57,41 +56,38 @@ class Subject:
         Raises:
             InputError: there is no such thing, or it is not complete.
         """
-        folder, given = Path(target), load_recipe(recipe) if recipe else None
-        if (folder / "recipe.yaml").is_file():
-            return cls._of_run(folder, given, base, trust_remote_code)
-        if (folder / CONFIG_FILE).is_file():
-            section = given.model if given else ModelSection.model_validate({"path": _base_of(folder)})
+        given = load_recipe(recipe) if recipe else None
+        found = find(target, keep_unset=False)
+        if isinstance(found, Comparison):
+            raise InputError(
+                f"{target!r} is a comparison, which tested its cells itself; name one of them "
+                "(cells/METHOD/REGIME/seed-N)"
+            )
+        if isinstance(found, Run):
+            return cls._of_run(found, given, base, trust_remote_code)
+        if isinstance(found, Adapter):
+            section = given.model if given else ModelSection.model_validate({"path": _base_of(found.path)})
             precision = given
-            if given is None and (own := run_recipe(folder)) is not None and own.model.quantization is not None:
-                section, precision = section.model_copy(update={"quantization": own.model.quantization}), own
-            source = _source(section, trust_remote_code)
-            place = (folder.resolve().parent, f"{folder.resolve().name}-")
-            return cls(source, None if base else folder, given, precision, place)
+            if given is None and (run := found.run()) is not None and run.recipe.model.quantization is not None:
+                section = section.model_copy(update={"quantization": run.recipe.model.quantization})
+                precision = run.recipe
+            source, folder = _source(section, trust_remote_code), found.path.resolve()
+            return cls(source, None if base else found.path, given, precision, (folder.parent, f"{folder.name}-"))
         if base:
             raise InputError(f"--base has no effect: {target!r} is a model, without an adapter to leave out")
-        if folder.is_dir() and not (folder / "config.json").is_file():
-            raise InputError(
-                f"{target!r} holds no run (recipe.yaml), no adapter ({CONFIG_FILE}) and no model (config.json)"
-            )
-        model_folder(target)
         source = _source(ModelSection.model_validate({"path": target}), trust_remote_code)
         return cls(source, None, given, given, (Path(), f"{target.strip('/').replace('/', '--')}-"))
 
     @classmethod
-    def _of_run(cls, folder: Path, given: Recipe | None, base: bool, trust_remote_code: bool) -> Subject:
-        own = load_recipe(folder / "recipe.yaml")
-        full = isinstance(own.method, FullMethod)
-        weights = folder / ("model" if full else "adapter")
-        if not base and not weights.is_dir():
-            raise InputError(
-                f"the run in {str(folder)!r} is not finished: it has no {weights.name}/. Go on with it (multilora "
-                "train --resume), or name one of its checkpoints, with --recipe"
-            )
+    def _of_run(cls, run: Run, given: Recipe | None, base: bool, trust_remote_code: bool) -> EvaluatedModel:
+        own, weights = run.recipe, run.weights
+        full = own.method.name == "full"
+        if not base:
+            run.check_finished(remedy=", with --recipe")
         trained = {"path": str(weights), "trust_remote_code": own.model.trust_remote_code}
         section = ModelSection.model_validate(trained) if full and not base else own.model
         source = _source(section, trust_remote_code)
-        return cls(source, None if base or full else weights, given or own, own, (folder, ""))
+        return cls(source, None if base or full else weights, given or own, own, (run.path, ""))
 
     @property
     def dtype(self) -> torch.dtype:
