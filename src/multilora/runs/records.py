@@ -189,7 +189,7 @@ class RunResults(Record):
         peak_cuda_memory_bytes: allocated, of the main process; None without CUDA.
         device: name of the GPU, or cpu.
         threads: of torch.
-        processes: how many trained.
+        processes: how many trained; the first version, which does not say, had one.
         tasks: what became of each task's rows.
         versions: of Python and of packages.
         validation: None if the recipe asks for none.
@@ -209,7 +209,7 @@ class RunResults(Record):
     peak_cuda_memory_bytes: int | None
     device: str
     threads: int
-    processes: int
+    processes: int = 1
     tasks: Mapping[str, TaskRows]
     versions: Mapping[str, str]
     validation: ValidationSummary | None = None
