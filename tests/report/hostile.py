@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from multilora.bench.record import BenchRecord
-from multilora.report.inputs import ComparedMethods, ReportInputs, TrainedRun
+from multilora.report.inputs import ComparedMethods, ReportInputs
+from multilora.report.run_record import RunRecord
 from multilora.spectral.record import AnalysisRecord
 from multilora.storage.record import Part
 
@@ -57,7 +58,7 @@ def hostile(inputs: ReportInputs) -> ReportInputs:
     )
 
 
-def _run(run: TrainedRun, names: dict[str, str]) -> TrainedRun:
+def _run(run: RunRecord, names: dict[str, str]) -> RunRecord:
     return replace(
         run,
         name=names[run.name],

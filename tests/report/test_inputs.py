@@ -78,3 +78,28 @@ def test_a_comparison_without_results_says_so(study: Path, tmp_path: Path) -> No
     assert len(found.runs) == 6
     shutil.rmtree(folder / "cells")
     assert "no cell that is trained yet" in gather(None, [folder]).notes[1]
+
+
+def test_a_run_of_the_folders_has_what_the_analysis_found_in_it(
+    study: Path, inputs: ReportInputs, tmp_path: Path
+) -> None:
+    assert inputs.data is not None
+    assert list(inputs.all_runs) == [run.name for run in inputs.runs]
+    for name, run in inputs.all_runs.items():
+        assert run.analysed is inputs.data.runs[name]
+        assert run.results is not None
+        assert list(run.matrices.values()) == [matrix for matrix in inputs.data.matrices if matrix.run == name]
+    alone = shutil.copytree(study / "comparison/cells/full/mixed/seed-0", tmp_path / "another")
+    found = gather(inputs.data, [alone]).all_runs
+    assert list(found) == ["another", *inputs.data.runs]
+    assert (found["another"].analysed, found["full seed 0"].results) == (None, None)
+
+
+def test_results_of_the_first_version_are_read(study: Path, tmp_path: Path) -> None:
+    alone = shutil.copytree(study / "comparison/cells/multilora/mixed/seed-0", tmp_path / "alone")
+    content = json.loads((alone / "results.json").read_text())
+    del content["processes"], content["validation"]
+    (alone / "results.json").write_text(json.dumps(content))
+    (run,) = gather(None, [alone]).runs
+    assert run.results is not None
+    assert (run.results.processes, run.results.forgetting) == (1, None)

@@ -16,9 +16,10 @@ import pytest
 from multilora.bench.record import BenchRecord
 from multilora.evaluation.saved import EvaluationResults
 from multilora.report.claims import Claim
-from multilora.report.inputs import ReportInputs, TrainedRun, gather
+from multilora.report.inputs import ReportInputs, gather
 from multilora.report.lineup import Lineup
 from multilora.report.page import page, report_on, write_report
+from multilora.report.run_record import RunRecord
 from multilora.runs.records import RunResults
 from multilora.spectral.record import AnalysisRecord
 from report.bench import BATCH, PER_RANK, bench_content, bench_record
@@ -157,7 +158,7 @@ def test_runs_alone_show_their_own_tests_and_resources() -> None:
     }
     results = RunResults.model_validate(run_results())
     tests = {"eval-validation": EvaluationResults.model_validate(scored(0.25))}
-    run = TrainedRun("mine", "lora@8", 0, "mixed", None, recipe, results, (), tests)
+    run = RunRecord("mine", "lora@8", 0, "mixed", None, recipe, results, (), tests)
     text = page(ReportInputs(None, (), [run]), [], [])
     assert "Scores on validation rows" in text
     assert "25.0 (5.0 to 45.0)" in text

@@ -22,7 +22,7 @@ NEAR_BINS = 5  # tenths of decades
 
 def open_shares(found: Beside) -> list[int]:
     """The k whose energy share the ranks and sizes leave open: as many vectors as the rank hold all the energy."""
-    ranks = [run.method.total_rank for runs in found.runs for run in runs if run.method.total_rank is not None]
+    ranks = [run.total_rank for runs in found.runs for run in runs if run.total_rank is not None]
     sizes = [record.spectrum.size for matrices in found.seeds for records in matrices for record in records]
     return [top for top in SHARES if top < min([*ranks, *sizes])]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from multilora.bench.record import BenchRecord
 from multilora.comparison.record import ComparisonRecord, ComparisonResults
 from multilora.errors import InputError
 from multilora.evaluation.saved import EvaluationResults
+from multilora.report.run_record import RunRecord, analysed_runs
 from multilora.runs.layout import RESULTS_FILE, ComparisonLayout, RunLayout
 from multilora.runs.records import MetricsLine, RunResults
 from multilora.spectral.record import AnalysisRecord
@@ -18,33 +20,6 @@ from multilora.spectral.sources import Source, find_sources
 from multilora.storage.record import Record
 
 R = TypeVar("R", bound=Record)
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """One training.
-
-    Attributes:
-        name: as the analysis calls it.
-        method: in short, or as its comparison calls it.
-        seed: of the training, in a comparison counted from 0; None if unknown.
-        regime: `mixed`, or the only task; None if unknown.
-        comparison: the comparison's folder that it belongs to, as the analysis calls it.
-        recipe: what its recipe.yaml says; None if it has none.
-        results: of its results.json; None if it has none.
-        metrics: the lines of its metrics.jsonl.
-        tests: each eval-SPLIT/results.json, by the folder's name.
-    """
-
-    name: str
-    method: str
-    seed: int | None = None
-    regime: str | None = None
-    comparison: str | None = None
-    recipe: Mapping[str, Any] | None = None
-    results: RunResults | None = None
-    metrics: Sequence[MetricsLine] = ()
-    tests: Mapping[str, EvaluationResults] = field(default_factory=dict[str, EvaluationResults])
 
 
 @dataclass(frozen=True)
@@ -69,14 +44,14 @@ class ReportInputs:
     Attributes:
         data: the analysis; None if nothing was analysed.
         comparisons: in the order in which they were named.
-        runs: all trainings, those of comparisons among them.
+        runs: what the folders hold, trainings of comparisons among them.
         notes: what could not be read.
         bench: what methods cost, measured in turns on one machine; None if not measured.
     """
 
     data: AnalysisRecord | None = None
     comparisons: Sequence[ComparedMethods] = ()
-    runs: Sequence[TrainedRun] = ()
+    runs: Sequence[RunRecord] = ()
     notes: Sequence[str] = ()
     bench: BenchRecord | None = None
 
@@ -84,6 +59,15 @@ class ReportInputs:
     def only_bench(self) -> bool:
         """There is nothing to show but what methods cost."""
         return self.bench is not None and self.data is None and not self.comparisons and not self.runs
+
+    @cached_property
+    def all_runs(self) -> Mapping[str, RunRecord]:
+        """By name: those of the folders, with what was found in them, then those that were only analysed."""
+        found = {run.name: run for run in self.runs}
+        for name, run in analysed_runs(self.data).items():
+            known = found.get(name)
+            found[name] = replace(known, analysed=run.analysed, matrices=run.matrices) if known else run
+        return found
 
     @property
     def results(self) -> list[ComparisonResults]:
@@ -122,14 +106,14 @@ def gather(data: AnalysisRecord | None, folders: Sequence[Path], bench: BenchRec
     return ReportInputs(data, comparisons, [_run(source, notes) for source in sources], notes, bench)
 
 
-def _run(source: Source, notes: list[str]) -> TrainedRun:
+def _run(source: Source, notes: list[str]) -> RunRecord:
     layout = RunLayout(source.folder)
     tests = {
         folder.name: found
         for folder in layout.evaluations()
         if (found := _read(EvaluationResults, folder / RESULTS_FILE, notes)) is not None
     }
-    return TrainedRun(
+    return RunRecord(
         name=source.name,
         method=source.method,
         seed=source.seed,

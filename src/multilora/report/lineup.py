@@ -7,24 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multilora.report.inputs import ReportInputs
+from multilora.report.run_record import RunRecord
 from multilora.runs.layout import MIXED
 
 
 @dataclass(frozen=True)
-class Member:
-    """A run on the page.
+class PlottedRun:
+    """A run, and where plots show it.
 
     Attributes:
-        name: of the run.
+        run: what is known of it.
         series: number of its method, which has one colour; a run outside of comparisons is its own method.
         group: number of the runs that it is shown with, those of one seed; None: it is shown with every group.
-        regime: `mixed`, or the only task; None if unknown.
     """
 
-    name: str
+    run: RunRecord
     series: int
     group: int | None
-    regime: str | None
 
 
 class Lineup:
@@ -41,24 +40,25 @@ class Lineup:
     """
 
     def __init__(self, inputs: ReportInputs) -> None:
-        runs = _runs(inputs)
-        self._several = len({comparison for *_, comparison in runs.values() if comparison}) > 1
+        runs = inputs.all_runs.values()
+        self._several = len({run.comparison for run in runs if run.comparison}) > 1
         self.labels: list[str] = []
         for comparison in inputs.comparisons:
             for method in comparison.results.methods if comparison.results else ():
                 self.series_of(method, comparison.folder)
         places = sorted(
-            {(c, regime, seed) for _, seed, regime, c in runs.values() if c}, key=lambda place: _group_order(*place)
+            {(run.comparison, run.regime, run.seed) for run in runs if run.comparison},
+            key=lambda place: _group_order(*place),
         )
         self.groups = [self._group_label(*place) for place in places] or ["all runs"]
-        self.members: dict[str, Member] = {}
-        for name, (method, seed, regime, comparison) in runs.items():
-            if comparison:
-                number = places.index((comparison, regime, seed))
-                self.members[name] = Member(name, self.series_of(method, comparison), number, regime)
+        self.members: dict[str, PlottedRun] = {}
+        for run in runs:
+            if run.comparison:
+                number = places.index((run.comparison, run.regime, run.seed))
+                self.members[run.name] = PlottedRun(run, self.series_of(run.method, run.comparison), number)
             else:
-                label = name if method in name else f"{name} ({method})"
-                self.members[name] = Member(name, self._series(self._unused(label)), None, regime)
+                label = run.name if run.method in run.name else f"{run.name} ({run.method})"
+                self.members[run.name] = PlottedRun(run, self._series(self._unused(label)), None)
         self.trained = len(self.labels)
         for method in inputs.bench.names if inputs.bench else ():
             self.benched(method)
@@ -71,7 +71,7 @@ class Lineup:
         """Number of a bench's method; that of a trained one of the same name, where there is one."""
         return self._series(method)
 
-    def in_group(self, group: int) -> Iterator[Member]:
+    def in_group(self, group: int) -> Iterator[PlottedRun]:
         """The runs that are shown together, by series."""
         shown = (m for m in self.members.values() if m.group in (group, None))
         return iter(sorted(shown, key=lambda member: member.series))
@@ -79,7 +79,7 @@ class Lineup:
     def averaged(self, series: int) -> Sequence[str]:
         """The runs whose mean stands for a series: its mixed trainings, where it has any."""
         own = [m for m in self.members.values() if m.series == series]
-        return [m.name for m in own if m.regime == MIXED] or [m.name for m in own]
+        return [m.run.name for m in own if m.run.regime == MIXED] or [m.run.name for m in own]
 
     def _group_label(self, comparison: str, regime: str | None, seed: int | None) -> str:
         label = f"seed {seed}" + ("" if regime in (MIXED, None) else f", {regime} alone")
@@ -99,11 +99,3 @@ class Lineup:
 
 def _group_order(comparison: str, regime: str | None, seed: int | None) -> tuple[str, bool, str, int]:
     return comparison, regime != MIXED, regime or "", -1 if seed is None else seed
-
-
-def _runs(inputs: ReportInputs) -> dict[str, tuple[str, int | None, str | None, str | None]]:
-    """By name: method, seed, regime, comparison."""
-    found = {run.name: (run.method, run.seed, run.regime, run.comparison) for run in inputs.runs}
-    for name, run in inputs.data.runs.items() if inputs.data else ():
-        found.setdefault(name, (run.method, run.seed, run.regime, run.comparison))
-    return found

@@ -9,7 +9,7 @@ from multilora.report.inputs import ReportInputs
 from multilora.report.lineup import Lineup
 from multilora.report.numbers import mean
 from multilora.spectral.findings import Measure
-from multilora.spectral.record import AnalysedRun, MatrixRecord
+from multilora.spectral.record import MatrixRecord
 
 # The order of the data flow in a block, as far as names are known; others follow in theirs.
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -26,7 +26,6 @@ class PageData:
         inputs: of the page.
         lineup: series and groups.
         matrices: all that were analysed.
-        runs: those that were analysed, by name.
         blocks: labels of the blocks, in order.
         projections: labels of the projections, in order.
     """
@@ -34,7 +33,6 @@ class PageData:
     def __init__(self, inputs: ReportInputs) -> None:
         self.inputs, self.lineup = inputs, Lineup(inputs)
         self.matrices: Sequence[MatrixRecord] = inputs.data.matrices if inputs.data else ()
-        self.runs: Mapping[str, AnalysedRun] = inputs.data.runs if inputs.data else {}
         self._projections = _projection_labels(self.matrices)
         numbers = {matrix.block for matrix in self.matrices}
         self.blocks = [str(number) for number in sorted(number for number in numbers if number is not None)]

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from multilora.bench.record import AtLength
 from multilora.comparison.record import ComparedMethod, ComparisonResults
 from multilora.report.numbers import listed
+from multilora.report.run_record import RunRecord, analysed_runs
 from multilora.runs.layout import MIXED
 from multilora.spectral.findings import Measure
-from multilora.spectral.record import AnalysedRun, AnalysisRecord, MatrixRecord
+from multilora.spectral.record import AnalysisRecord, MatrixRecord
 
 Role = Literal["multilora", "lora", "full"]
 Values = tuple[float, ...]
@@ -135,29 +136,6 @@ def _is_control(kind: str, section: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run of an analysis.
-
-    Attributes:
-        name: of the run.
-        method: of the run.
-        regime: as in the analysis.
-        seed: as in the analysis.
-        reference: kind of the run that its subspaces were compared with.
-        one_rank: all its layers have the same rank, as far as its recipe is known.
-        matrices: its records by layer.
-    """
-
-    name: str
-    method: Method
-    regime: str | None
-    seed: int | None
-    reference: str | None
-    one_rank: bool
-    matrices: Mapping[str, MatrixRecord]
-
-
-@dataclass(frozen=True)
 class Beside:
     """Runs beside one another, training by training and matrix by matrix.
 
@@ -165,11 +143,13 @@ class Beside:
         labels: what the methods in the roles are called.
         runs: of each training, the runs in the order of the roles.
         seeds: of each training, of each matrix that all of them have, the records in that order.
+        compared_with_full: all runs' subspaces were compared with full fine-tuning's.
     """
 
     labels: Sequence[str]
-    runs: Sequence[tuple[Run, ...]]
+    runs: Sequence[tuple[RunRecord, ...]]
     seeds: Sequence[Sequence[tuple[MatrixRecord, ...]]]
+    compared_with_full: bool
 
     def values(self, of: Callable[..., Values | None]) -> list[list[Values]]:
         """Of each training, of each matrix the values.
@@ -192,22 +172,20 @@ class Spectra:
     """
 
     def __init__(self, data: AnalysisRecord | None) -> None:
-        matrices: dict[str, dict[str, MatrixRecord]] = {}
-        for record in data.matrices if data else ():
-            matrices.setdefault(record.run, {})[record.layer] = record
-        analysed = data.runs if data else {}
-        places: dict[str | None, list[Run]] = {}
-        for name in sorted(analysed.keys() & matrices.keys()):
-            places.setdefault(analysed[name].comparison, []).append(_run(name, analysed, matrices[name]))
+        analysed = [run for _, run in sorted(analysed_runs(data).items()) if run.matrices]
+        self._kinds = {name: run.kind for name, run in data.runs.items()} if data else {}
+        places: dict[str | None, list[RunRecord]] = {}
+        for run in analysed:
+            places.setdefault(run.comparison, []).append(run)
         loose = _mixed(places.get(None, []))
         self.analysed = data is not None
-        self.groups: list[tuple[Roles, list[Run]]] = []
+        self.groups: list[tuple[Roles, list[RunRecord]]] = []
         for place, runs in sorted(places.items(), key=lambda item: item[0] or ""):
             own = _mixed(runs)
             if place is not None:
-                kinds = {run.method.kind for run in own}
-                own += [run for run in loose if run.method.kind not in kinds]
-            self.groups.append((roles_of({run.method for run in own}), own))
+                kinds = {_analysed(run).kind for run in own}
+                own += [run for run in loose if _analysed(run).kind not in kinds]
+            self.groups.append((roles_of({_analysed(run) for run in own}), own))
 
     def beside(self, *roles: Role) -> Beside | str:
         """The runs in these roles; or why there are none.
@@ -220,10 +198,10 @@ class Spectra:
         if missing := [NAMES[role] for role in roles if not any(parts.of(role) for parts, _ in self.groups)]:
             return f"no {listed(missing)} among the runs"
         labels: dict[tuple[str, ...], None] = {}
-        runs: list[tuple[Run, ...]] = []
+        runs: list[tuple[RunRecord, ...]] = []
         seeds: list[list[tuple[MatrixRecord, ...]]] = []
         for parts, own in self.groups:
-            for trained in _together([[run for run in own if run.method == parts.of(role)] for role in roles]):
+            for trained in _together([[run for run in own if _analysed(run) == parts.of(role)] for role in roles]):
                 layers = sorted(set.intersection(*(set(run.matrices) for run in trained)))
                 if layers:
                     labels[tuple(parts.label(role) for role in roles)] = None
@@ -231,26 +209,31 @@ class Spectra:
                     seeds.append([tuple(run.matrices[layer] for run in trained) for layer in layers])
         if not seeds:
             return f"{listed([NAMES[role] for role in roles])} have no matrix in common in one comparison"
-        return Beside([" and ".join(dict.fromkeys(names)) for names in zip(*labels, strict=True)], runs, seeds)
+        names = [" and ".join(dict.fromkeys(names)) for names in zip(*labels, strict=True)]
+        return Beside(names, runs, seeds, all(self._reference(run) == "full" for trained in runs for run in trained))
+
+    def _reference(self, run: RunRecord) -> str | None:
+        """Kind of the run that its subspaces were compared with."""
+        return self._kinds.get(run.analysed.reference) if run.analysed and run.analysed.reference else None
 
 
-def _run(name: str, analysed: Mapping[str, AnalysedRun], matrices: Mapping[str, MatrixRecord]) -> Run:
-    run = analysed[name]
+def _analysed(run: RunRecord) -> Method:
+    """The method of a run that was analysed."""
+    assert run.analysed is not None
     section: Mapping[str, Any] = (run.recipe or {}).get("method") or {}
-    control = _is_control(run.kind, {**section, "num_loras": run.num_loras})
-    method = Method(run.method, run.kind, run.num_loras, run.r, run.total_rank, control)
-    reference = None if run.reference is None or run.reference not in analysed else analysed[run.reference].kind
-    return Run(name, method, run.regime, run.seed, reference, not section.get("rank_pattern"), matrices)
+    kind, n = run.analysed.kind, run.analysed.num_loras
+    control = _is_control(kind, {**section, "num_loras": n})
+    return Method(run.method, kind, n, run.analysed.r, run.analysed.total_rank, control)
 
 
-def _mixed(runs: list[Run]) -> list[Run]:
+def _mixed(runs: list[RunRecord]) -> list[RunRecord]:
     """Without the trainings on one task, where there are others."""
     if not any(run.regime == MIXED for run in runs):
         return list(runs)
     return [run for run in runs if run.regime in (MIXED, None)]
 
 
-def _together(runs: Sequence[Sequence[Run]]) -> list[tuple[Run, ...]]:
+def _together(runs: Sequence[Sequence[RunRecord]]) -> list[tuple[RunRecord, ...]]:
     """Of each role's runs those that belong together."""
     if not all(runs):
         return []
@@ -261,9 +244,9 @@ def _together(runs: Sequence[Sequence[Run]]) -> list[tuple[Run, ...]]:
     return [tuple(list(of_role.values())[number % len(of_role)] for of_role in keyed) for number in range(most)]
 
 
-def _by_seed(runs: Sequence[Run]) -> dict[tuple[str | None, int | None, int], Run]:
+def _by_seed(runs: Sequence[RunRecord]) -> dict[tuple[str | None, int | None, int], RunRecord]:
     """By regime, seed and, where two have the same, a number."""
-    found: dict[tuple[str | None, int | None, int], Run] = {}
+    found: dict[tuple[str | None, int | None, int], RunRecord] = {}
     for run in sorted(runs, key=lambda run: (run.regime or "", -1 if run.seed is None else run.seed, run.name)):
         number = 0
         while (run.regime, run.seed, number) in found:

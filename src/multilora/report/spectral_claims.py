@@ -150,10 +150,10 @@ def _zeros(spectra: Spectra) -> Outcome:
     if isinstance(found, str):
         return "not measured", found
     pairs = [
-        (int(ZEROS.value(record) or 0), max(0, record.spectrum.size - run.method.total_rank))
+        (int(ZEROS.value(record) or 0), max(0, record.spectrum.size - run.total_rank))
         for (run,), matrices in zip(found.runs, found.seeds, strict=True)
         for (record,) in matrices
-        if run.method.total_rank is not None and run.one_rank
+        if run.total_rank is not None and run.one_rank
     ]
     if not pairs:
         return "not measured", f"{found.labels[0]} has other ranks in some layers"
@@ -214,7 +214,7 @@ def _similarity(spectra: Spectra, side: Side) -> Outcome:
     full, found = spectra.beside("full"), spectra.beside(*roles)
     if isinstance(full, str):
         return "not measured", full
-    if not isinstance(found, str) and any(run.reference != "full" for runs in found.runs for run in runs):
+    if not isinstance(found, str) and not found.compared_with_full:
         return "not measured", "subspaces were not compared with full fine-tuning's"
     missing = "the subspaces have no rank in common"
     return _judged(spectra, roles, values, lambda multilora, lora: multilora > lora, words, missing)

@@ -178,7 +178,7 @@ def _zeros(spectra: Spectra) -> str | None:
 
 def _subspace(spectra: Spectra) -> str | None:
     found = spectra.beside("multilora", "lora")
-    if isinstance(found, str) or any(run.reference != "full" for runs in found.runs for run in runs):
+    if isinstance(found, str) or not found.compared_with_full:
         return None
     left, right = (
         tally(found.values(partial(shared_similarity, side=side)), lambda one, two: one > two) for side in SIDES

@@ -7,7 +7,7 @@ from typing import Any
 
 from multilora.report.figures import Control, Figure, Panel, Section
 from multilora.report.heat import heat_layout, heat_trace
-from multilora.report.lineup import Member
+from multilora.report.lineup import PlottedRun
 from multilora.report.markup import Html, table
 from multilora.report.numbers import NONE, array_of, percent, short, written
 from multilora.report.page_data import PageData
@@ -41,7 +41,7 @@ def modules(page: PageData) -> Section:
     members = [
         m
         for m in sorted(page.lineup.members.values(), key=lambda m: (m.series, m.group or 0))
-        if any(matrix.modules for matrix in page.of_run(m.name).values())
+        if any(matrix.modules for matrix in page.of_run(m.run.name).values())
     ]
     if not members:
         section.left_out = "no run given is a MultiLoRA adapter, so there are no modules to compare."
@@ -55,7 +55,7 @@ def modules(page: PageData) -> Section:
     return section
 
 
-def _overview(page: PageData, members: Sequence[Member]) -> Html:
+def _overview(page: PageData, members: Sequence[PlottedRun]) -> Html:
     rows = [
         (page.lineup.labels[s], *(written(measure, page.mean(s, measure)) for measure in _OVERVIEW))
         for s in sorted({member.series for member in members})
@@ -67,12 +67,12 @@ def _overview(page: PageData, members: Sequence[Member]) -> Html:
     )
 
 
-def _figure(page: PageData, members: Sequence[Member]) -> Figure:
+def _figure(page: PageData, members: Sequence[PlottedRun]) -> Figure:
     series = sorted({member.series for member in members})
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     for member in members:
         groups = range(len(page.lineup.groups)) if member.group is None else [member.group]
-        for (block, projection), matrix in page.of_run(member.name).items():
+        for (block, projection), matrix in page.of_run(member.run.name).items():
             if (own := matrix.modules) is None:
                 continue
             for number, (side, name) in enumerate(_SIDES):
@@ -164,10 +164,10 @@ def _panel_layout(x: str, y: str, modules: int) -> dict[str, Any]:
     }
 
 
-def _table(page: PageData, members: Sequence[Member]) -> Html:
+def _table(page: PageData, members: Sequence[PlottedRun]) -> Html:
     rows = [
         (
-            member.name,
+            member.run.name,
             *place,
             *(short(measure.value(matrix)) for measure in MODULE_SIMILARITY.values()),
             short(found.random_left),
@@ -177,7 +177,7 @@ def _table(page: PageData, members: Sequence[Member]) -> Html:
             " / ".join(short(of["std"]) for of in found.scaling) if found.scaling else NONE,
         )
         for member in members
-        for place, matrix in page.of_run(member.name).items()
+        for place, matrix in page.of_run(member.run.name).items()
         if (found := matrix.modules)
     ]
     heads = (

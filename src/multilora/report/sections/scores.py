@@ -9,10 +9,11 @@ from multilora.comparison.record import AVERAGE, RegimeResults
 from multilora.comparison.statistics import MeanOverSeeds
 from multilora.report.dots import Dot, dot_layout, dot_traces, share_range
 from multilora.report.figures import Figure, Panel, Section
-from multilora.report.inputs import ComparedMethods, TrainedRun
+from multilora.report.inputs import ComparedMethods
 from multilora.report.markup import el, table
 from multilora.report.numbers import NONE, percent, points, short
 from multilora.report.page_data import PageData
+from multilora.report.run_record import RunRecord
 from multilora.runs.layout import MIXED
 
 _TEST = "eval-test"
@@ -150,7 +151,7 @@ def _alone(page: PageData) -> list[Figure]:
     return [_tested(page, kind, [run for run in alone if kind in run.tests]) for kind in kinds]
 
 
-def _tested(page: PageData, kind: str, runs: Sequence[TrainedRun]) -> Figure:
+def _tested(page: PageData, kind: str, runs: Sequence[RunRecord]) -> Figure:
     scores: dict[str, dict[str, tuple[float, Interval]]] = {}  # task, run
     metrics: dict[str, str] = {}
     for run in runs:

@@ -7,7 +7,7 @@ from typing import Any
 
 from multilora.report.figures import Control, Figure, Panel, Section
 from multilora.report.heat import heat_layout, heat_trace
-from multilora.report.lineup import Member
+from multilora.report.lineup import PlottedRun
 from multilora.report.markup import Html, table
 from multilora.report.numbers import short, whole, with_unit, written
 from multilora.report.page_data import PageData
@@ -47,7 +47,7 @@ def spectra(page: PageData) -> Section:
         members = list(lineup.in_group(group))
         for b, block in enumerate(page.blocks):
             for p, projection in enumerate(page.projections):
-                shown = [(m, matrix) for m in members if (matrix := page.of_run(m.name).get((block, projection)))]
+                shown = [(m, matrix) for m in members if (matrix := page.of_run(m.run.name).get((block, projection)))]
                 if shown:
                     views[group, b, p] = _panels(page, f"block {block}, {projection}", shown)
     section.parts.append(
@@ -74,7 +74,7 @@ def controls(page: PageData) -> list[Control]:
     ]
 
 
-def _panels(page: PageData, where: str, shown: Sequence[tuple[Member, MatrixRecord]]) -> list[Panel]:
+def _panels(page: PageData, where: str, shown: Sequence[tuple[PlottedRun, MatrixRecord]]) -> list[Panel]:
     curves: list[dict[str, Any]] = []
     bars: list[dict[str, Any]] = []
     said: list[str] = []
@@ -156,7 +156,7 @@ def _table(page: PageData) -> Html:
     for member in sorted(page.lineup.members.values(), key=lambda m: (m.series, m.group or 0)):
         label = page.lineup.labels[member.series]
         group = "" if member.group is None else page.lineup.groups[member.group]
-        for place, matrix in page.of_run(member.name).items():
+        for place, matrix in page.of_run(member.run.name).items():
             spectrum = matrix.spectrum
             rows.append(
                 (

@@ -7,7 +7,7 @@ from typing import Any
 
 from multilora.report.figures import LINE, Control, Figure, Panel, Section
 from multilora.report.heat import heat_layout, heat_trace
-from multilora.report.lineup import Member
+from multilora.report.lineup import PlottedRun
 from multilora.report.markup import Html, table
 from multilora.report.numbers import percent, short
 from multilora.report.page_data import PageData
@@ -32,14 +32,15 @@ def subspaces(page: PageData) -> Section:
             "there is no run to compare directions with; analyse a full fine-tuning too, or name a run by --reference."
         )
         return section
-    references = dict.fromkeys(reference for m in compared if (reference := page.runs[m.name].reference) is not None)
+    analysed = [member.run.analysed for member in compared if member.run.analysed]
+    references = dict.fromkeys(run.reference for run in analysed if run.reference is not None)
     labels = dict.fromkeys(page.lineup.labels[page.lineup.members[name].series] for name in references)
     section.lead = (
         f"The reference is {' and '.join(labels)}. φ(i, j) is the share of a method's i strongest directions that "
         "lies within the reference's j strongest: 1 is all, 0 none. Unrelated directions have about max(i, j) / d, "
         "so a high value at large i and j alone means little."
     )
-    if any(page.runs[member.name].kind == "full" for member in compared):
+    if any(run.kind == "full" for run in analysed):
         section.lead += (
             " Full fine-tuning is compared with that of another seed, the highest value to expect of any method."
         )
@@ -47,11 +48,11 @@ def subspaces(page: PageData) -> Section:
     return section
 
 
-def _similar(page: PageData, member: Member) -> bool:
-    return any(matrix.similarity for matrix in page.of_run(member.name).values())
+def _similar(page: PageData, member: PlottedRun) -> bool:
+    return any(matrix.similarity for matrix in page.of_run(member.run.name).values())
 
 
-def _by_rank(page: PageData, compared: Sequence[Member]) -> Figure:
+def _by_rank(page: PageData, compared: Sequence[PlottedRun]) -> Figure:
     series = sorted({member.series for member in compared})
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     rows: list[Sequence[str]] = []
@@ -121,19 +122,19 @@ _BY_RANK: dict[str, Any] = {
 }
 
 
-def _grids(page: PageData, compared: Sequence[Member]) -> Figure:
-    names = {member.name for member in compared}
+def _grids(page: PageData, compared: Sequence[PlottedRun]) -> Figure:
+    names = {member.run.name for member in compared}
     series = sorted({member.series for member in compared})
     views: dict[tuple[int, ...], Sequence[Panel]] = {}
     for group, _ in enumerate(page.lineup.groups):
-        members = [member for member in page.lineup.in_group(group) if member.name in names]
+        members = [member for member in page.lineup.in_group(group) if member.run.name in names]
         for b, block in enumerate(page.blocks):
             for p, projection in enumerate(page.projections):
                 for number, side in enumerate(SIDES):
                     panels = [
                         _grid(page.lineup.labels[m.series], found, side, f"block {block}, {projection}")
                         for m in members
-                        if (matrix := page.of_run(m.name).get((block, projection))) and (found := matrix.similarity)
+                        if (matrix := page.of_run(m.run.name).get((block, projection))) and (found := matrix.similarity)
                     ]
                     if panels:
                         views[group, b, p, number] = panels
@@ -160,17 +161,17 @@ def _grid(label: str, found: Similarity, side: Side, where: str) -> Panel:
     return Panel(alt, [trace], heat_layout(len(ranks), "i, of the method", "j, of the reference"), label)
 
 
-def _table(page: PageData, compared: Sequence[Member], series: Sequence[int]) -> Html:
+def _table(page: PageData, compared: Sequence[PlottedRun], series: Sequence[int]) -> Html:
     """φ(k, k) of every matrix."""
     ranks = [k for k in _RANKS if any(page.values(s, similarity("left", k)) for s in series)]
     rows = [
         (
-            member.name,
+            member.run.name,
             *place,
             *(percent(similarity(side, k).value(matrix), 0) for side in SIDES for k in ranks),
         )
         for member in compared
-        for place, matrix in page.of_run(member.name).items()
+        for place, matrix in page.of_run(member.run.name).items()
         if matrix.similarity
     ]
     heads = ("run", "block", "projection", *(f"{side}, k = {k}" for side in SIDES for k in ranks))

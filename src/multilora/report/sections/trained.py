@@ -10,10 +10,10 @@ import yaml
 
 from multilora.comparison.record import ComparedMethod
 from multilora.report.figures import Section, swatch
-from multilora.report.inputs import TrainedRun
 from multilora.report.markup import Html, details, el, table
 from multilora.report.numbers import NONE, counted, listed, percent, short, whole
 from multilora.report.page_data import PageData
+from multilora.report.run_record import RunRecord
 from multilora.runs.records import TaskRows
 from multilora.spectral.record import AnalysedRun
 
@@ -64,10 +64,11 @@ def _method_rows(page: PageData) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     lineup = page.lineup
     for number, label in enumerate(lineup.labels[: lineup.trained]):
-        names = [m.name for m in lineup.members.values() if m.series == number]
+        members = [m.run for m in lineup.members.values() if m.series == number]
+        names = {run.name for run in members}
         runs = [run for run in page.inputs.runs if run.name in names]
         compared = _compared(page, number)
-        analysed = next((page.runs[name] for name in names if name in page.runs), None)
+        analysed = next((run.analysed for run in members if run.analysed), None)
         method: Plain = (compared.section if compared else None) or next(
             (run.recipe["method"] for run in runs if run.recipe), {}
         )
@@ -103,14 +104,14 @@ def _ranks(method: Plain, analysed: AnalysedRun | None) -> str:
     return f"{n or 1} × {r}" if r else NONE
 
 
-def _learning_rates(compared: ComparedMethod | None, runs: Sequence[TrainedRun]) -> str:
+def _learning_rates(compared: ComparedMethod | None, runs: Sequence[RunRecord]) -> str:
     rates = (compared.learning_rates if compared else None) or sorted(
         {run.recipe["training"]["learning_rate"] for run in runs if run.recipe}
     )
     return ", ".join(f"{rate:g}" for rate in rates) or NONE
 
 
-def _trained_parameters(runs: Sequence[TrainedRun]) -> int | None:
+def _trained_parameters(runs: Sequence[RunRecord]) -> int | None:
     return next((run.results.parameters.trainable for run in runs if run.results), None)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from multilora.comparison.record import ComparedMethod
 from multilora.comparison.statistics import MeanOverSeeds
 from multilora.report.figures import Control, Figure, Panel, Section, swatch
-from multilora.report.inputs import TrainedRun
 from multilora.report.markup import Html, el, table
 from multilora.report.numbers import NONE, counted, short, whole
 from multilora.report.page_data import PageData
+from multilora.report.run_record import RunRecord
 from multilora.report.sections.costs import costs
 from multilora.runs.records import RunResults
 
@@ -37,7 +37,7 @@ def losses(page: PageData) -> Section:
     rows: list[Sequence[str]] = []
     series: set[int] = set()
     for group, label in enumerate(groups):
-        shown = [(m.series, runs[m.name]) for m in page.lineup.in_group(group) if m.name in runs]
+        shown = [(m.series, runs[m.run.name]) for m in page.lineup.in_group(group) if m.run.name in runs]
         for number, task in enumerate(choices):
             curves = [(s, run, curve) for s, run in shown if (curve := _curve(run, task))]
             if not curves:
@@ -85,7 +85,7 @@ def _line(series: int, curve: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def _curve(run: TrainedRun, task: str) -> list[tuple[float, float]]:
+def _curve(run: RunRecord, task: str) -> list[tuple[float, float]]:
     """(step, loss), at most `_POINTS`: neighbours are averaged by their tokens."""
     found: list[tuple[int, float, float]] = []
     for line in run.metrics:
@@ -108,7 +108,8 @@ def resources(page: PageData) -> Section:
                 rows.append((_named(page, page.lineup.series_of(name, comparison.folder)), *_of_method(method)))
     for run in page.inputs.runs:
         if run.results and not run.comparison:
-            rows.append((_named(page, page.lineup.members[run.name].series), *_of_run(page, run.name, run.results)))
+            shown = page.lineup.members[run.name]
+            rows.append((_named(page, shown.series), *_of_run(shown.run, run.results)))
     beside = costs(page)
     if not rows and not beside:
         section.left_out = (
@@ -148,11 +149,11 @@ def _of_method(method: ComparedMethod) -> tuple[str, ...]:
     )
 
 
-def _of_run(page: PageData, name: str, results: RunResults) -> tuple[str, ...]:
+def _of_run(run: RunRecord, results: RunResults) -> tuple[str, ...]:
     forgetting = results.forgetting
     return (
         whole(results.parameters.trainable),
-        _megabytes(page.runs[name].weights_bytes if name in page.runs else None),
+        _megabytes(run.analysed.weights_bytes if run.analysed else None),
         whole(results.tokens_per_second),
         _mebibytes(results.peak_memory_bytes),
         _mebibytes(results.peak_cuda_memory_bytes),
