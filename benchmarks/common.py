@@ -80,7 +80,7 @@ def parser(description: str, repeats: int, minutes: float, num_loras: Sequence[i
         "--output",
         type=Path,
         default=None,
-        help="JSON file, with the table beside it; None: a dated name in results/, and nothing for --quick",
+        help="JSON file, with the table beside it; default: a dated name in results/, and nothing for --quick",
     )
     return result
 
@@ -100,7 +100,7 @@ def shape_parser(
     add("--repeats", type=int, default=repeats, help="timed repeats of each, interleaved where there are several")
     add("--threads", type=int, default=torch.get_num_threads(), help="threads of torch's CPU operations")
     add("--clock", choices=["wall"], default="wall", help="only the wall clock")
-    add("--output", type=Path, default=None, help="JSON file; None: a dated name in results/, nothing for --quick")
+    add("--output", type=Path, default=None, help="JSON file; default: a dated name in results/, nothing for --quick")
     return result
 
 

@@ -40,7 +40,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, with a device that is there; else one message and exit code 2."""
     parser = common.shape_parser((__doc__ or "").splitlines()[0], d=4096, layers=32, repeats=20, num_loras=[3, 5])
     add = parser.add_argument
-    add("--device", choices=("cuda", "cpu"), help="None: the GPU; with --quick the CPU where there is none")
+    add("--device", choices=("cuda", "cpu"), help="default: the GPU; with --quick the CPU if there is no GPU")
     add("--mlp", type=int, default=11008, help="the MLP's size")
     add("--heads", type=int, default=32, help="attention heads")
     add("--vocabulary", type=int, default=32000, help="tokens known")

@@ -30,7 +30,7 @@ from multilora.storage.safetensors import header_bytes
 # memory at most, in fp32 sizes of the largest tensor and bytes besides.
 TARGETS = {"bytes_per_second": 0.5e9, "largest_tensors": 2.5, "bytes_besides": 600e6}
 SHARDS = 4
-# In a process of its own, whose peak memory, mapped pages included, is the merge's alone.
+# In a separate process, whose peak memory, mapped pages included, is the merge's alone.
 _MERGE = (
     common.PEAK
     + """
@@ -114,7 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--hidden", type=int, default=11008, help="size of the MLP")
     add("--vocabulary", type=int, default=32000, help="tokens")
     add("--cold", action="store_true", help="drop the base model from the system's cache before each")
-    add("--folder", type=Path, default=None, help="where to write (3 times the checkpoint); None: the system's place")
+    add(
+        "--folder",
+        type=Path,
+        default=None,
+        help="where to write (3 times the checkpoint); default: the system's temporary folder",
+    )
     return parser
 
 

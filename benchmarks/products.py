@@ -18,7 +18,7 @@ def base_flops(tokens: int, d_in: int, d_out: int) -> int:
 
 
 def low_rank_flops(tokens: int, d_in: int, d_out: int, rank: int) -> int:
-    """Of the adapter's six products: each of d_in and d_out meets L · k three times."""
+    """Operations of the adapter's six products: each of d_in and d_out meets L · k three times."""
     return 3 * 2 * tokens * rank * (d_in + d_out)
 
 

@@ -43,7 +43,7 @@ class Work:
 
 
 def necessary(linears: Sequence[Shape], head: Shape, batch: int, length: int, blocks: int, rank: int) -> Work:
-    """Of a model whose linear layers are all adapted but the output layer.
+    """Work of a model whose linear layers are all adapted except the output layer.
 
     Args:
         linears: the adapted layers.
@@ -87,7 +87,7 @@ def matmul_rate(linears: Sequence[Shape], tokens: int, dtype: torch.dtype, devic
 
 
 def _seconds(work: Callable[[], None], device: str) -> float:
-    """Of one call: the median of several timings, each of as many calls as take a while."""
+    """Seconds of one call: the median of several timings, each over enough calls to be measurable."""
 
     def timed(calls: int) -> float:
         wait(device)

@@ -38,7 +38,7 @@ PROJECTIONS = {
     "mlp.up_proj": ("hidden", "d"),
     "mlp.down_proj": ("d", "hidden"),
 }  # (d_out, d_in)
-# In a process of its own, whose peak memory is the analysis' alone.
+# In a separate process, whose peak memory is the analysis' alone.
 _ANALYSE = (
     common.PEAK
     + """

@@ -29,7 +29,7 @@ def make_adapter(folder: Path) -> Path:
 
 
 def largest_difference(adapter: Path, exported: Path, base: str) -> float:
-    """Of the logits, relative to the largest one."""
+    """The largest difference of the logits, relative to the largest logit."""
     tokens = torch.arange(20).unsqueeze(0)
     with torch.no_grad():
         ours, theirs = (
@@ -46,7 +46,7 @@ def main() -> None:
         else:
             adapter, out = make_adapter(Path(temporary)), Path(temporary) / "lora"
 
-        report = export_lora(adapter, out)  # rank=16 would truncate and tell what that costs
+        report = export_lora(adapter, out)  # rank=16 would truncate and report the error
 
         print(f"{len(report.layers)} layers, rank {report.rank}, {report.size:,} bytes")
         if report.base_model:

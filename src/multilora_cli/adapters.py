@@ -99,7 +99,7 @@ def merge(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a merged model that OUT holds.")] = False,
 ) -> None:
-    """Add adapters to a base model's weights, file by file. Goes on where it was interrupted."""
+    """Add adapters to a base model's weights, file by file. Resumes where it was interrupted."""
     from multilora.merging.merge_and_verify import merge as merge_models
     from multilora.merging.options import MergeOptions
     from multilora_cli.progress import merge_bar
@@ -113,7 +113,7 @@ def merge(
     try:
         merged, verification = merge_models(base, adapters, out, options, merge_bar(), check=verify)
     except (KeyboardInterrupt, SystemExit) as stopped:
-        typer.echo("interrupted; the same command goes on with the files that are left", err=True)
+        typer.echo("interrupted; run the same command again to continue with the remaining files", err=True)
         number = signal.SIGTERM if isinstance(stopped, SystemExit) else signal.SIGINT
         raise typer.Exit(128 + number) from None
     finally:

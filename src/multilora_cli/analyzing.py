@@ -24,7 +24,8 @@ def analyze(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the page, the figures and the numbers.")],
     base: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The base model, folder or hub id. Default: as the runs tell.")
+        str | None,
+        typer.Option(metavar="MODEL", help="The base model, folder or hub id. Default: the runs' base model."),
     ] = None,
     reference: Annotated[
         str | None,
@@ -53,7 +54,7 @@ def analyze(
         ),
     ] = None,
 ) -> None:
-    """Look at what training changed: spectra, subspaces, modules, mechanism. Goes on where it was interrupted."""
+    """Look at what training changed: spectra, subspaces, modules, mechanism. Resumes where it was interrupted."""
     from multilora.report.analyze import AnalyzeOptions
     from multilora.report.analyze import analyze as analyze_runs
     from multilora_cli.flags import naming_flags
@@ -65,7 +66,7 @@ def analyze(
         with naming_flags(bench="--bench"):
             report = analyze_runs(runs, out, options, analysis_bar())
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on with the matrices that are left", err=True)
+        typer.echo("interrupted; run the same command again to continue with the remaining matrices", err=True)
         raise typer.Exit(130) from None
     show_analysis(report)
     if report.faults:

@@ -98,12 +98,12 @@ class PassingBar(Notes):
 
 
 def merge_bar() -> Progress:
-    """Of bytes, and how fast they are written."""
+    """A progress bar of bytes with the writing speed."""
     return PassingBar("merging", DownloadColumn(), TransferSpeedColumn())
 
 
 def analysis_bar() -> Progress:
-    """Of matrices."""
+    """A progress bar of matrices."""
     return PassingBar("", MofNCompleteColumn())
 
 

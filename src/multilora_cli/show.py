@@ -84,7 +84,7 @@ def _percent(error: float) -> str:
 
 
 def show_targets(groups: list[TargetGroup], every: bool) -> None:
-    """The groups as a table, or every name on a line of its own."""
+    """The groups as a table, or one name per line."""
     console = new_console()
     if every:
         for group in groups:

@@ -16,7 +16,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: training.steps=10. May be repeated."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of this recipe.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of this recipe.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
 ) -> None:
     """Train a recipe into a run folder."""
@@ -27,7 +27,7 @@ def train(
     try:
         result = train_recipe(recipe, overrides or [], resume, overwrite, Console())
     except KeyboardInterrupt:
-        typer.echo("interrupted; --resume goes on from the last checkpoint", err=True)
+        typer.echo("interrupted; --resume continues from the last checkpoint", err=True)
         raise typer.Exit(130) from None
     if is_main_process():
         for line in summary(result):
@@ -58,7 +58,7 @@ def compare(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, as for train.")
     ] = None,
 ) -> None:
-    """Train and test a recipe with several methods and seeds, and print one table. Goes on where it was interrupted."""
+    """Train and test a recipe with several methods and seeds, and print one table. Resumes where it was interrupted."""
     from rich.console import Console
 
     from multilora.comparison.compare import CompareOptions, compare
@@ -80,7 +80,7 @@ def compare(
         if analysis and comparison.has_tested_cells:
             page = write_page(comparison.folder, progress)
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on with the cells that are left", err=True)
+        typer.echo("interrupted; run the same command again to continue with the remaining cells", err=True)
         raise typer.Exit(130) from None
     show_comparison(comparison, page)
     for line in failed_lines(comparison.failures):
@@ -130,5 +130,5 @@ def schema() -> None:
 
 
 def is_main_process() -> bool:
-    """Of those that torchrun started; the only one without torchrun."""
+    """Whether this is the first of torchrun's processes; True without torchrun."""
     return os.environ.get("RANK", "0") == "0"

@@ -60,7 +60,7 @@ def test_an_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(MetricsCallback, "on_log", interrupt)
     code, _, err = run("train", make_recipe(tmp_path))
     assert code == 130
-    assert "--resume goes on from the last checkpoint" in err
+    assert "--resume continues from the last checkpoint" in err
 
 
 def test_the_schema_is_json_for_editors(run: Run) -> None:

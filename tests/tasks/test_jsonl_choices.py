@@ -85,7 +85,7 @@ def test_rows_whose_choices_make_no_sense(tmp_path: Path, row: dict[str, Any], m
 def test_a_completion_that_is_no_choice(tmp_path: Path) -> None:
     file = write(tmp_path / "t.jsonl", {"q": "Is it?", "a": "maybe"})
     (found,) = why(build(train=file, completion=" {a}", choices=[" no", " yes"]).train_rows())
-    assert found == "the completion ' maybe' is none of the choices [' no', ' yes']"
+    assert found == "the completion ' maybe' is not one of the choices [' no', ' yes']"
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_record_offers_every_entity_once(tmp_path: Path) -> None:
     ("change", "why"),
     [
         ({"passage": {"text": "Bob", "entities": [{"start": 0, "end": 3}]}}, "lies outside the passage"),
-        ({"passage": {"text": "Bob", "entities": [{"start": 0, "end": 2}]}}, "answer 'Ann' is none of"),
+        ({"passage": {"text": "Bob", "entities": [{"start": 0, "end": 2}]}}, "answer 'Ann' is not one of"),
         ({"qas": [{"query": "none", "idx": 0, "answers": [{"text": "Ann"}]}]}, "no @placeholder"),
         ({"qas": []}, "'qas' is an empty list"),
         ({"qas": [1]}, "qas[0] is number where an object"),

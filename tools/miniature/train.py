@@ -64,7 +64,7 @@ class Plan:
 
 
 def base_tokenizer(seed: int = 0) -> Any:
-    """Of all words of the first documents and of the tasks."""
+    """A tokenizer with all words of the first documents and of the tasks."""
     rows = [row for splits in generate_tasks(seed).values() for split in splits.values() for row in split]
     texts = [*islice(documents(seed), _VOCABULARY_DOCUMENTS), *(row["prompt"] + row["completion"] for row in rows)]
     return make_tokenizer(known_pieces([*texts, _SPARE_WORDS]), CONTEXT)

@@ -52,7 +52,7 @@ class MeasuredMethod:
         return [*self.model.parameters(), *self.model.buffers()]
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Of predicting the tokens (rows, length), with a graph to go back through."""
+        """Loss of predicting the tokens (rows, length), with its graph for the backward pass."""
         with self._precision(tokens.device.type):
             return self.model(input_ids=tokens, labels=tokens, use_cache=False).loss
 

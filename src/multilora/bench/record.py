@@ -46,7 +46,7 @@ class KindBytes(_Part):
 
 
 class Ratios(_Part):
-    """Of the times within each round: median, quartiles and minimum."""
+    """Ratios of the times within each round: median, quartiles and minimum."""
 
     median: Speed
     q1: Speed

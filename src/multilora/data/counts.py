@@ -15,7 +15,7 @@ class TaskCounts:
     """What became of a task's rows: `rows` = `kept` + `skipped` + `dropped`; `truncated` rows are kept ones.
 
     `skipped_named` has the first skipped rows, by the reason why. `leaked` rows equal evaluation rows and were left out
-    before: they are none of `rows`.
+    before: `rows` does not count them.
     """
 
     rows: int = 0

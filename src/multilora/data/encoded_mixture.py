@@ -76,7 +76,7 @@ class EncodedMixture:
         Args:
             epochs: passes over as many examples as there are.
             seed: of the order, on which packing depends.
-            row_length: tokens of a packed row; None: each example is a row.
+            row_length: tokens of a packed row; None if each example is a row.
         """
         examples = math.ceil(epochs * sum(self.sizes))
         if row_length is None:

@@ -48,7 +48,7 @@ class PromptCompletionEncoder:
         added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
         self._special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
         plain, full = self._ids(["a"])[0], self._ids(["a"], special=True)[0]
-        # What the tokenizer adds at the end (some add eos) ends a text; a prompt goes on.
+        # What the tokenizer adds at the end (some add eos) ends a text; a prompt continues.
         self._suffix = full[_find(plain, full) + len(plain) :]
         self._prefixes_alone = plain != self._continuation("a", _PROBES[:1])
 

@@ -148,11 +148,11 @@ def encoded_rows(
         task: the task.
         encoder: made of the model's tokenizer.
         max_length: tokens of the longest row.
-        counts: is told what becomes of the rows.
+        counts: updated with the number of rows kept, skipped, dropped and truncated.
         on_bad_row: stop at a bad row, or skip and count it.
         on_long_example: what to do with a row that is too long.
         split: which rows.
-        limit: read only the first rows, this many; None: all.
+        limit: read only this many rows, from the first; None for all.
         shard: (index, count): of all rows, bad ones too, only those numbered index, index + count, … are looked at.
 
     Raises:

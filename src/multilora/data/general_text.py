@@ -20,7 +20,7 @@ def read_texts(files: Sequence[Path], field: str) -> list[str]:
         field: what names the files in the recipe, for messages.
 
     Raises:
-        InputError: a file cannot be read, or is none of these; no text at all.
+        InputError: a file cannot be read or has another format, or the files hold no text.
     """
     texts: list[str] = []
     for file in files:

@@ -118,7 +118,7 @@ class Guard:
 
     Attributes:
         tasks: the tasks to train on: no row that equals an evaluation row is among theirs.
-        on_leak: stop if there was such a row, or be content with having left it out.
+        on_leak: stop if a row was left out, or only count it.
         leaked: by task name: what was left out, complete once the task's training rows have been read.
         notes: evaluation files that could not be compared, one line per task.
     """

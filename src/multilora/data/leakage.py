@@ -84,7 +84,7 @@ class EvaluationRows:
 
     @classmethod
     def of(cls, tasks: Sequence[Task], shown: bool = False) -> EvaluationRows:
-        """Read the validation and test rows of all tasks; a task without such a split has none.
+        """Read the validation and test rows of all tasks; a task without the split contributes no rows.
 
         A split whose files are missing or broken is left out, and named in `unread`.
 

@@ -14,7 +14,7 @@ class ModelLimits:
 
     Attributes:
         embeddings: tokens that it has embeddings for; ids are below.
-        positions: the longest row in tokens; None: no limit.
+        positions: the longest row in tokens; None for no limit.
     """
 
     embeddings: int

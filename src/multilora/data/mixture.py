@@ -39,9 +39,9 @@ def rates_of(
         sizes: examples of each task, at least 1.
         tokens: tokens of each task, prompts and completions, at least 1.
         rule: how shares come about.
-        explicit: positive shares, for the rule explicit; None: equal.
+        explicit: positive shares, for the rule explicit; equal if None.
         temperature: at least 1; 1 is proportional, a large one nearly equal.
-        examples_cap: the largest n that counts (in tokens, if counted by tokens); None: no limit.
+        examples_cap: the largest n that counts (in tokens, if counted by tokens); None for no limit.
         counted_by: what shares and n are measured in.
 
     Raises:
@@ -101,14 +101,14 @@ def mixture_order(
     """The rows of one epoch, in the order in which training sees them.
 
     Each task gives its quota (`mixture_quotas`). Its rows are drawn without repeats until all have been seen, across
-    epochs too: epoch e begins where epoch e − 1 stopped, and every pass over the task has an order of its own.
+    epochs too: epoch e begins where epoch e − 1 stopped, and every pass over the task has a different order.
 
     Args:
         sizes: rows of each task, at least 1.
         rates: sampling shares, positive; they need not sum to 1.
         seed: not negative.
         epoch: not negative.
-        length: rows in an epoch; None: sum(sizes).
+        length: rows in an epoch; sum(sizes) if None.
 
     Returns:
         (length,) row numbers, where task i has the rows sum(sizes[:i]) … sum(sizes[:i + 1]) − 1.
@@ -140,7 +140,7 @@ def _epochs(
 def _order(
     sizes: Sequence[int], quotas: Sequence[int], starts: Sequence[int], seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """An epoch's rows; each task goes on at its place in `starts`."""
+    """An epoch's rows; each task continues at its place in `starts`."""
     first_row, parts = 0, list[NDArray[np.int64]]()
     for task, (size, quota, start) in enumerate(zip(sizes, quotas, starts, strict=True)):
         parts.append(first_row + _task_rows(task, size, seed, start, quota))

@@ -30,12 +30,12 @@ class RoundTrip:
 
     @property
     def share(self) -> float:
-        """Of the rows that came back as another text."""
+        """Share of the rows whose decoded text differs."""
         return self.differing / self.rows if self.rows else 0.0
 
 
 def round_trip(task: Task, rows: int, encoder: PromptCompletionEncoder, tokenizer: Any) -> RoundTrip:
-    """Encode and decode a task's training rows, up to 2,000 of them, which is enough to tell 1 % from none.
+    """Encode and decode a task's training rows, up to 2,000 of them, enough to distinguish 1 % from 0 %.
 
     Args:
         task: the task.

@@ -1,7 +1,7 @@
 """Streaming: rows are read, encoded and mixed as training goes, for data larger than memory.
 
 What is held per task does not grow with the data: one block of `shuffle_buffer` encoded rows. The order is a pure
-function of (files, rates, seed, processes). To go on in the middle, a stream is read again up to there.
+function of (files, rates, seed, processes). To resume in the middle, the stream is read again up to that point.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Recipe(Section):
     mixture: MixtureSection = Field(MixtureSection.model_validate({}), description="How often each task is seen.")
     training: TrainingSection = Field(description="How to train, and where the run goes.")
     validation: ValidationSection | None = Field(
-        None, description="Validation while training. None: none; an empty section {}: before and after."
+        None, description="Validation while training. None: no validation; an empty section {}: before and after."
     )
     comparison: ComparisonSection | None = Field(None, description="What `multilora compare` runs.")
     hardware: HardwareSection = Field(

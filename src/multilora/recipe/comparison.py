@@ -40,8 +40,8 @@ class ComparisonSection(Section):
     )
     learning_rates: list[Number] = Field(
         [],
-        description="Every method without a learning_rate of its own is first trained once with each of these, and "
-        "goes on with the best on the validation rows.",
+        description="Every method without a fixed learning_rate is first trained once with each of these, and "
+        "then uses the best on the validation rows.",
     )
     select_by: Literal["score", "loss"] = Field(
         "score", description="What best means: the mean of the tasks' main metrics, or of their losses."

@@ -123,7 +123,7 @@ def _options(name: str, text: str) -> dict[str, Any]:
 
 
 def _without(taken: Mapping[str, Any], values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The options, none of which may say what the name says already."""
+    """The options. None of them may repeat what the name already sets."""
     if both := sorted(taken.keys() & values.keys()):
         raise InputError(f"methods: {name!r} says {both[0]} twice; leave it out of the options")
     return {**taken, **values}

@@ -59,7 +59,7 @@ def named_sections(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
 
 
 def _chosen(field: FieldInfo, data: Any) -> type[BaseModel] | None:
-    """Of the sections that a field may hold the one that the data mean."""
+    """The section class that matches the data, among those that the field may hold."""
     sections = _sections_in(field.annotation)
     if sections == [TaskSection]:
         try:

@@ -44,7 +44,7 @@ class TrainingSection(Section):
         "until it moves nothing else does.",
     )
     scheduler: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How the learning rate goes on after warm-up: down to zero (cosine, linear) or constant."
+        "cosine", description="The learning rate after warm-up: down to zero (cosine, linear) or constant."
     )
     warmup: Number = Field(0.05, ge=0, le=1, description="Linear warm-up, as a share of all steps.")
     weight_decay: Number = Field(

@@ -20,7 +20,7 @@ def written_aside(final: Path, aside: Path | None = None) -> Generator[Path]:
 
     Args:
         final: the folder's place.
-        aside: where it is written, on the same file system; None: `.NAME.incomplete` beside `final`.
+        aside: where it is written, on the same file system; `.NAME.incomplete` beside `final` if None.
     """
     aside = aside_of(final) if aside is None else aside
     shutil.rmtree(aside, ignore_errors=True)
@@ -67,7 +67,7 @@ def output_place(target: Path, *, overwrite: bool, replaceable: Collection[str])
 
 
 def make_writable(folder: Path, fault: str) -> None:
-    """Create a folder, if there is none, and see that a file can be made in it: before hours of work, not after.
+    """Create a folder if it does not exist, and check that it is writable, before hours of work rather than after.
 
     Args:
         folder: the folder.

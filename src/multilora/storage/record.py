@@ -46,7 +46,7 @@ class Line(Part):
         """All complete lines; none if there is no such file. A last line that a kill cut short is left out.
 
         Raises:
-            InputError: the file cannot be read, or a line is not such a record.
+            InputError: the file cannot be read, or a line is not a valid record.
         """
         if not file.exists():
             return []
@@ -97,7 +97,7 @@ class Record(Part):
 
         Args:
             file: its place.
-            remedy: what to do about a file that is not such a record; ends the message.
+            remedy: what to do about a file that is not a valid record; ends the message.
 
         Raises:
             InputError: there is no such file, or it holds something else; names file, field and value.

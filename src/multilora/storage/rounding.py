@@ -38,7 +38,7 @@ class RoundingError:
 
         Args:
             base: W in the dtype of `merged`, (rows, columns), as the others.
-            delta: ΔW in fp32 or fp64; None: there is none, and M is W in another dtype.
+            delta: ΔW in fp32 or fp64; None if there is no ΔW and M is W in another dtype.
             exact: W + ΔW in the dtype of ΔW.
             merged: M.
             out: scratch of the shape and dtype of `exact`.
@@ -113,8 +113,8 @@ class TensorRounding:
         name: the tensor's.
         largest: max |M − (W + ΔW)|.
         relative: ‖M − (W + ΔW)‖_F / ‖W + ΔW‖_F.
-        relative_to_delta: ‖M − (W + ΔW)‖_F / ‖ΔW‖_F; None: no adapter changes it, or ΔW = 0.
-        lost: share of the entries with ΔW ≠ 0 that stayed as they were; None: no adapter changes it.
+        relative_to_delta: ‖M − (W + ΔW)‖_F / ‖ΔW‖_F; None if no adapter changes it or ΔW = 0.
+        lost: share of the entries with ΔW ≠ 0 that stayed as they were; None if no adapter changes it.
     """
 
     name: str

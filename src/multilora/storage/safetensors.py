@@ -28,7 +28,7 @@ def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
     """A dtype that tensors are stored in, from itself or its name ("bfloat16").
 
     Raises:
-        InputError: it is none of them.
+        InputError: the dtype is not supported.
     """
     names = {dtype_name(known): known for known in DTYPE_CODES}
     found = names.get(dtype) if isinstance(dtype, str) else dtype
@@ -50,7 +50,7 @@ def header_bytes(
 
     Args:
         entries: name to (dtype code, shape, bytes).
-        metadata: text by name; None: that the tensors are torch's.
+        metadata: text by name; if None, `{"format": "pt"}`.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"} if metadata is None else dict(metadata)}
     end = 0
@@ -140,5 +140,5 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether a tensor (not an empty one) has neither NaN nor infinity. Its extremes tell, in one pass."""
+    """Whether a tensor (not an empty one) has neither NaN nor infinity. One pass suffices: it checks the extremes."""
     return bool(torch.stack(tensor.aminmax()).isfinite().all())

@@ -1,4 +1,4 @@
-"""What data sets in a format of their own share: a folder with their files, or the Hub, and the options for both."""
+"""Common code of data sets with a specific format: reads a folder of files or the Hub, with options for both."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class FolderTask(RowsTask):
         """The part whose files the split's rows stand in.
 
         Raises:
-            NoSplitError: there is none.
+            NoSplitError: the data set lacks the split.
         """
         if split == "validation" and not self.validation_share:
             raise NoSplitError(
@@ -102,7 +102,7 @@ def row_id(row: Row, source: str, part: Split) -> str:
 
 
 class FolderSection(TaskSection):
-    """The options of a data set in a format of its own. A subclass names the data set, and may add options.
+    """The options of a data set with a specific format. A subclass names the data set and may add options.
 
     Attributes:
         data_set: the class of the task.
@@ -112,13 +112,13 @@ class FolderSection(TaskSection):
 
     task: Any = Field(description=DATA_SET)  # each data set narrows it to its name; here for its place in the order
     folder: PathText | None = Field(
-        None, description="Folder with the data set's own files. None: from the Hugging Face Hub."
+        None, description="Folder with the data set's own files. If None, they come from the Hugging Face Hub."
     )
     hub: HubId | None = Field(
         None,
         min_length=1,
-        description="The data set's id on the Hub, or a local folder in the Hub's layout. None: its usual id "
-        "(docs/data.md).",
+        description="The data set's id on the Hub, or a local folder in the Hub's layout. If None, its "
+        "usual id (docs/data.md).",
     )
     revision: str | None = Field(None, min_length=1, description="Branch, tag or commit on the Hub.")
 

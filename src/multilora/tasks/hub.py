@@ -53,10 +53,10 @@ class HubSource:
     revision: str | None = None
 
     def check(self, splits: Sequence[str]) -> None:
-        """A local folder has files for the splits. The Hub is not asked, and nothing is downloaded.
+        """Check that a local folder has files for the splits. Makes no network request and downloads nothing.
 
         Raises:
-            InputError: it has none, or there is no such folder.
+            InputError: the folder does not exist or lacks files for a split.
         """
         if self.folder is not None:
             for split in splits:

@@ -122,7 +122,7 @@ class JsonlTask(LinesTask):
 
     def _answers(self, completion: str, choices: Sequence[str]) -> tuple[str, ...]:
         if choices and completion not in choices:
-            raise UnusableRowError(f"the completion {completion!r} is none of the choices {list(choices)}")
+            raise UnusableRowError(f"the completion {completion!r} is not one of the choices {list(choices)}")
         if choices:
             return (completion,)
         if self.score == "exact_match":

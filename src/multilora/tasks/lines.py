@@ -109,13 +109,13 @@ def with_inner_fields(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class LinesSection(TaskSection):
-    """The options of a task of one's own rows."""
+    """The options of a task that reads the user's rows."""
 
     hub: HubId | None = Field(
         None,
         min_length=1,
         description="Take the rows from a data set on the Hugging Face Hub, by its id, or from a local folder in the "
-        "Hub's layout (docs/data.md). None: from files.",
+        "Hub's layout (docs/data.md). If None, the rows come from files.",
     )
     config: str | None = Field(None, min_length=1, description="For hub: the data set's configuration.")
     revision: str | None = Field(None, min_length=1, description="For hub: branch, tag or commit.")

@@ -33,7 +33,7 @@ class TaskSection(Section):
         ge=0,
         lt=1,
         description="Share of the training rows to hold out for validation. Which ones is decided by their text alone: "
-        "the same rows in every run. 0: no validation split, but for mmlu, which has one of its own (val).",
+        "the same rows in every run. 0: no validation split, except for mmlu, whose data include one (val).",
     )
 
     @abstractmethod

@@ -101,7 +101,7 @@ class PackedSampler(Sampler[tuple[int, ...]]):
         return islice(packed_rows(stream, self._lengths, self._row_length), self._length)
 
     def examples_in(self, rows: int) -> int:
-        """How many examples the first `rows` packed rows hold. Asked with growing numbers it goes on counting."""
+        """How many examples the first `rows` packed rows hold. Calls with growing numbers continue the count."""
         source, done, examples = self._counted
         if rows < done:
             source, done, examples = iter(self), 0, 0
@@ -179,7 +179,7 @@ class PackedCollator:
     """Packed rows to a batch. There is no attention mask: with one, transformers would not look at the positions.
 
     Attributes:
-        pad_id: any id that the model has; of what is left at a row's end each token is a segment of its own, without
+        pad_id: any id that the model has; each padding token at a row's end is a separate segment, without
             loss. (One long segment could reach beyond the model's positions.)
         row_length: tokens of a row.
     """

@@ -47,7 +47,7 @@ class BatchShape:
     Attributes:
         rows: of a batch of one process.
         accumulated: batches of each process that make one optimizer step.
-        row_length: tokens of a packed row; None: each example is a row, padded to the longest of its batch.
+        row_length: tokens of a packed row; None if each example is a row, padded to the longest of its batch.
     """
 
     rows: int
@@ -118,7 +118,7 @@ class _Encoded:
 
 
 class _Streamed:
-    """Each process reads and mixes rows of its own."""
+    """Each process reads and mixes different rows."""
 
     def __init__(
         self,

@@ -38,11 +38,11 @@ class LogAtCheckpoints(TrainerCallback):
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes the metrics and tells the progress: in the main process, after `LogAtCheckpoints`.
+    """Writes the metrics and reports progress: in the main process, after `LogAtCheckpoints`.
 
     Args:
         path: the file, appended to.
-        progress: who else is told.
+        progress: receives the same metrics.
         before: the last line before this session, or None; time and tokens count on from it.
     """
 

@@ -71,7 +71,7 @@ def _refuse_packed_modules(model: nn.Module, wanted: list[str]) -> None:
 def check_packing(model: Any) -> None:
     """No example of a packed row sees another one: the second one's logits do not depend on the first.
 
-    Models differ here (recurrent layers, attention of their own), and so do versions of transformers; a mask that is
+    Models differ here (recurrent layers, custom attention), and so do versions of transformers; a mask that is
     not made is noticed by nothing else.
 
     Raises:
@@ -101,7 +101,7 @@ def check_packing(model: Any) -> None:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Something is trained, and in fp32: steps smaller than bf16's resolution would be lost without a word.
+    """Check that trainable parameters are in fp32: in bf16, steps below its resolution would be lost silently.
 
     Raises:
         InputError: a trainable parameter is not fp32, as those of modules_to_save on a bf16 base.

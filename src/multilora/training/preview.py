@@ -49,7 +49,7 @@ class TaskPreview:
         too_long: share of the rows, bad ones aside, that are longer than `training.max_length`.
         rate: sampling rate per example, relative to the other tasks'.
         share_of_examples, share_of_tokens: of what training sees.
-        epochs: how often training sees each of the task's examples; None: of a stream that was not read to its end.
+        epochs: how often training sees each of the task's examples; None for a stream that was not read to its end.
         round_trip: of the tokenizer on this task.
         samples: examples spread evenly over the task.
     """
@@ -234,7 +234,7 @@ def _sample(task: EncodedTask, row: int, tokenizer: Any) -> list[SamplePart]:
     cuts = [*(np.flatnonzero(np.diff(mask.astype(np.int8))) + 1).tolist(), len(ids)]
     parts, start, before = list[SamplePart](), 0, ""
     for cut in cuts:
-        # Of the whole text and not of the part alone: decoders treat a text's beginning in a way of their own.
+        # Decode the whole text, not the part alone: decoders treat the beginning of a text specially.
         text = decoded(tokenizer, ids[:cut])
         part = text[len(before) :] if text.startswith(before) else decoded(tokenizer, ids[start:cut])
         parts.append(SamplePart(part, bool(mask[start])))

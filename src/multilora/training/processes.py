@@ -29,7 +29,7 @@ _PATIENCE = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run. With a single process nothing is sent and nobody waits.
+    """This process among those of the run. A single process sends nothing and waits for nothing.
 
     Attributes:
         index: this process's number, from 0.
@@ -44,8 +44,8 @@ class Processes:
         """The processes that torchrun started, connected to each other; without torchrun, one.
 
         Raises:
-            InputError: they cannot be connected, or this process has no GPU of its own where there are GPUs; one
-                process sees several GPUs.
+            InputError: they cannot be connected, or the machine has GPUs but fewer than processes; one process
+                sees several GPUs.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         gpus = torch.cuda.device_count()
@@ -66,7 +66,7 @@ class Processes:
         if gpus:
             if local >= gpus:
                 raise InputError(
-                    f"process {local} of this machine has no GPU of its own: {gpus} are visible; start at most as many "
+                    f"process {local} of this machine has no GPU: {gpus} are visible; start at most as many "
                     "with torchrun --nproc_per_node"
                 )
             torch.cuda.set_device(local)
@@ -77,7 +77,7 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes files and tells how it goes."""
+        """Whether this is the process that writes files and reports progress."""
         return self.index == 0
 
     def gather(self, value: T) -> list[T]:
@@ -112,8 +112,8 @@ class Processes:
             yield
         except Exception as error:  # raised again below, when the others know
             fault = error
-        told = None if fault is None else (isinstance(fault, InputError), f"{fault}")
-        faults = [(index, *each) for index, each in enumerate(self.gather(told)) if each is not None]
+        message = None if fault is None else (isinstance(fault, InputError), f"{fault}")
+        faults = [(index, *each) for index, each in enumerate(self.gather(message)) if each is not None]
         if not faults:
             return
         index, is_input, text = faults[0]
@@ -133,13 +133,13 @@ class Processes:
 
     @contextmanager
     def written_aside(self, final: Path, aside: Path) -> Generator[Path]:
-        """`storage.folders.written_aside` for a folder that all processes write into, each files of its own."""
+        """`storage.folders.written_aside` for a folder into which all processes write, each its own files."""
         stack = ExitStack()
         self.by_main(lambda: stack.enter_context(written_aside(final, aside)))
         with stack:  # cleans up after an error
             with self.together():
                 yield aside
-            self.by_main(stack.close)  # nobody goes on before the folder is in its place
+            self.by_main(stack.close)  # no process continues before the folder is in its place
 
 
 def is_sharded(hardware: HardwareSection, quantized: bool, processes: Processes) -> bool:
@@ -159,7 +159,7 @@ def is_sharded(hardware: HardwareSection, quantized: bool, processes: Processes)
             raise InputError(
                 f"ACCELERATE_USE_{engine}=true: `multilora train` does not run on accelerate's {engine}. Start it with "
                 "torchrun, and set hardware.sharding: full to divide the model among the processes; "
-                f"docs/distributed.md tells how to use {engine} in a script of your own"
+                f"docs/distributed.md describes how to use {engine} in your own script"
             )
     if hardware.sharding == "none":
         return False

@@ -53,7 +53,7 @@ def results_of(
         metrics: the lines of metrics.jsonl.
         steps: optimizer steps of the whole run.
         processes: how many trained; memory is that of the main one.
-        validation: None: the recipe asks for none.
+        validation: None if the recipe has no validation.
     """
     last = metrics[-1]
     unit = 1 if sys.platform == "darwin" else 1024

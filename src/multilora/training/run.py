@@ -46,9 +46,9 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False, progres
 
     Args:
         recipe: the recipe.
-        resume: go on with the run in the output folder, or begin where there is none yet.
+        resume: continue the run in the output folder, or start one if there is none yet.
         overwrite: replace the run in the output folder.
-        progress: receives the run's progress; None: it is not shown.
+        progress: receives the run's progress; None to show no progress.
 
     Raises:
         InputError: the recipe does not fit the data, the model or the output folder, or the loss is not a number.
@@ -177,7 +177,7 @@ class _Run:
                 keep_checkpoints=training.keep_checkpoints,
             )
             check_trainable(model)
-        if not processes.main:  # dropout's masks of its own; all else has been drawn
+        if not processes.main:  # dropout masks differ per process; all else has been drawn
             set_seed((training.seed + processes.index) % 2**32)
         return trainer
 

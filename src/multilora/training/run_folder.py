@@ -30,7 +30,7 @@ class RunFolder(RunLayout):
 
     Attributes:
         path: the folder.
-        resumes: it holds an interrupted run of this recipe, to go on with.
+        resumes: it holds an interrupted run of this recipe, which can be resumed.
         finished: it holds a finished run of this recipe.
         dealt_before: resumed with other processes, batch_size or gradient_accumulation than it began with: what they
             were. Each step has the same rows all the same.
@@ -46,7 +46,7 @@ class RunFolder(RunLayout):
 
         Args:
             recipe: the recipe.
-            resume: go on with the run that it holds.
+            resume: continue the run that it holds.
             overwrite: replace the run that it holds.
             processes: how many train.
 
@@ -94,7 +94,7 @@ class RunFolder(RunLayout):
         return cls(path, resumes=True, finished=finished, dealt_before=None if before == now else str(before))
 
     def check_data(self, mixture: EncodedMixture | StreamedMixture) -> None:
-        """A run that is resumed goes on with the rows that it began with.
+        """Check that a resumed run trains on the rows that it began with.
 
         Raises:
             InputError: a task's rows are not the same any more.
@@ -163,8 +163,8 @@ def _dealing(recipe: dict[str, Any], processes: int) -> _Dealing:
 def _check_dealing(field: str, before: _Dealing, now: _Dealing, streaming: bool) -> None:
     if streaming and before.processes != now.processes:
         raise InputError(
-            f"{field} holds a run with mixture.streaming on {before.processes} processes, and each of them reads rows "
-            f"of its own, so it cannot be resumed on {now.processes}; start {before.processes} with torchrun "
+            f"{field} holds a run with mixture.streaming on {before.processes} processes, and each of them reads "
+            f"different rows, so it cannot be resumed on {now.processes}; start {before.processes} with torchrun "
             "--nproc_per_node, or choose another training.output"
         )
     if before.rows != now.rows:

@@ -67,7 +67,7 @@ def shard(model: Any, processes: Processes, compute_in_bf16: bool) -> None:
         fully_shard(module, **options)
     fully_shard(model, **options)
     register_fsdp_forward_method(model, "generate")  # which calls the base model, past the outermost module
-    base._is_fsdp_managed_module = True  # and then goes on in all processes for as long as one of them needs
+    base._is_fsdp_managed_module = True  # and then generates in all processes until the last one is done
     model.to_empty(device=device)
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -189,7 +189,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def own_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Of an undivided model's optimizer state this process's rows."""
+    """This process's rows of an undivided model's optimizer state."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     own = {

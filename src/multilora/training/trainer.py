@@ -186,12 +186,12 @@ class MixtureTrainer(Trainer):
         return str(self.checkpoints.incomplete)
 
     def whole_weights(self) -> dict[str, Tensor] | None:
-        """For `save_weights`: what a divided model is written as; None: it is not divided. All processes call this."""
+        """The weights of a divided model for `save_weights`; None if it is not divided. All processes call this."""
         return whole_weights(self.model) if self._sharded else None  # pyright: ignore[reportArgumentType]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         name = f"checkpoint-{self.state.global_step}"
-        # What is divided is gathered here: nobody waits for another one between two files.
+        # Gather divided weights here, so that no process waits for another between two files.
         self._whole_weights = self.whole_weights()
         with (
             self._whole_optimizer() if self._sharded else nullcontext(),

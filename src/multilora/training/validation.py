@@ -52,7 +52,7 @@ class Validation:
         encoder: made of the tokenizer.
         rules: for rows that cannot be used as they are.
         batch_size: rows of a forward pass.
-        note: is told which tasks have no validation rows.
+        note: called with the tasks that have no validation rows.
 
     Raises:
         InputError: there is nothing to validate on, best_by names nothing that is measured, or rows cannot be read.

@@ -31,7 +31,7 @@ def before_and_after(lines: Sequence[ValidationLine], best: BestRecord | None) -
 
     Args:
         lines: of validation.jsonl.
-        best: the record of the best weights, which the run then ends with; None: the last.
+        best: the record of the best weights, which the run then ends with; the last validation's if None.
     """
     by_step = {line.step: line for line in lines}
     after = by_step.get(best.step) if best else (lines[-1] if lines else None)
@@ -47,8 +47,8 @@ class ValidationCallback(TrainerCallback):
         trainer: whose model it is.
         path: validation.jsonl, appended to: one line per validation, with its step.
         best: folder for the best weights, if the recipe asks for them.
-        note: is told each result.
-        not_training: is told how many seconds a validation took.
+        note: called with each result.
+        not_training: called with the seconds that a validation took.
     """
 
     def __init__(

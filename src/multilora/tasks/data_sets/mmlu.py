@@ -38,7 +38,7 @@ class MMLU(FolderTask):
     """`dev/`, `val/` and `test/` with one CSV file per subject and no header: question, four options, letter.
 
     An example's group is its subject; `CATEGORIES` has the subject's category. Training rows come from another
-    folder: MMLU has no training split of its own. Its validation split is `val/`, or, where a `validation_share` is
+    folder: MMLU has no training split. Its validation split is `val/`, or, where a `validation_share` is
     set, that share of the training rows.
 
     MMLU itself repeats questions: 5 dev and 28 val rows equal test rows (33 in all), and one dev row a val row, as
@@ -47,7 +47,7 @@ class MMLU(FolderTask):
     less; the other dev rows are shown to other subjects than those they equal rows of.
 
     Attributes:
-        auxiliary: folder with the training sources, JSON files of instruction rows; None: `auxiliary_train` in the
+        auxiliary: folder with the training sources, JSON files of instruction rows; if None, `auxiliary_train` in the
             folder or on the Hub.
         shots: worked questions of the subject from `dev/` before each question to evaluate on; 0 to 5. Training rows
             have none.
@@ -210,8 +210,8 @@ class MMLUSection(FolderSection):
     data_set = MMLU
     auxiliary: PathText | None = Field(
         None,
-        description="For mmlu: folder with the training sources, as MMLU has no training split of its own. None: "
-        "auxiliary_train, in the folder or on the Hub.",
+        description="For mmlu: folder with the training sources, as MMLU has no training split. If None, "
+        "auxiliary_train in the folder or on the Hub.",
     )
     shots: Integer = Field(
         0,

@@ -59,7 +59,7 @@ class ReCoRD(SuperGlueTask):
                 raise UnusableRowError(f"a query has no {_GAP}: {gapped[:60]!r}")
             right = sorted({answer.text("text") for answer in query.inners("answers")})
             if absent := [answer for answer in right if answer not in entities]:
-                raise UnusableRowError(f"the answer {absent[0]!r} is none of the passage's entities")
+                raise UnusableRowError(f"the answer {absent[0]!r} is not one of the passage's entities")
             id = f"{row_id(row, source, part)}-{query.whole('idx')}"
             choices, answers = (tuple(_filled(gapped, name) for name in names) for names in (entities, right))
             example = Example(prompt, answers[0], source, id, choices, answers, short=tuple(entities))

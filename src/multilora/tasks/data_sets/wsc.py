@@ -26,7 +26,7 @@ class WSC(LabelTask):
     on_hub: ClassVar[OnHub] = super_glue("wsc.fixed", "text span1_index span1_text span2_index span2_text label")
 
     def from_hub(self, row: Row) -> dict[str, Any]:
-        """The Hub has the target's fields in columns of their own."""
+        """The Hub stores the target's fields in separate columns."""
         spans = {name: value for name, value in row.data.items() if name.startswith("span")}
         return {**super().from_hub(row), "target": spans}
 
