@@ -183,9 +183,9 @@ class Spectra:
         for place, runs in sorted(places.items(), key=lambda item: item[0] or ""):
             own = _mixed(runs)
             if place is not None:
-                kinds = {_analysed(run).kind for run in own}
-                own += [run for run in loose if _analysed(run).kind not in kinds]
-            self.groups.append((roles_of({_analysed(run) for run in own}), own))
+                kinds = {_method_of(run).kind for run in own}
+                own += [run for run in loose if _method_of(run).kind not in kinds]
+            self.groups.append((roles_of({_method_of(run) for run in own}), own))
 
     def beside(self, *roles: Role) -> Beside | str:
         """The runs in these roles; or why there are none.
@@ -201,7 +201,7 @@ class Spectra:
         runs: list[tuple[RunRecord, ...]] = []
         seeds: list[list[tuple[MatrixRecord, ...]]] = []
         for parts, own in self.groups:
-            for trained in _together([[run for run in own if _analysed(run) == parts.of(role)] for role in roles]):
+            for trained in _together([[run for run in own if _method_of(run) == parts.of(role)] for role in roles]):
                 layers = sorted(set.intersection(*(set(run.matrices) for run in trained)))
                 if layers:
                     labels[tuple(parts.label(role) for role in roles)] = None
@@ -217,7 +217,7 @@ class Spectra:
         return self._kinds.get(run.analysed.reference) if run.analysed and run.analysed.reference else None
 
 
-def _analysed(run: RunRecord) -> Method:
+def _method_of(run: RunRecord) -> Method:
     """The method of a run that was analysed."""
     assert run.analysed is not None
     section: Mapping[str, Any] = (run.recipe or {}).get("method") or {}
