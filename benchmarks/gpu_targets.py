@@ -54,7 +54,7 @@ def _ours(group: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _growth(record: Mapping[str, Any], small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
-    """Peak memory from one n to the next, against what a module more cannot do without."""
+    """Peak memory from one n to the next, against the minimum that one more module needs."""
     first, last = _ours(small), _ours(large)
     assert first is not None
     assert last is not None

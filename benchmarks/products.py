@@ -1,4 +1,4 @@
-"""The matrix products that no implementation can do without: their number of operations, and the products alone.
+"""The matrix products that every implementation needs: their number of operations, and the products alone.
 
 For a linear layer with one adapter of total rank k, on L tokens, with g = ∂L/∂y:
 

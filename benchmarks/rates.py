@@ -1,4 +1,4 @@
-"""What a device can do, and what a model asks of it: the measured rate of its matrix products, and their number.
+"""Capacity of a device and demand of a model: the measured rate of its matrix products, and their number.
 
 The necessary operations of a decoder's training step with frozen base weights, on B sequences of L tokens:
 
@@ -103,7 +103,7 @@ def _seconds(work: Callable[[], None], device: str) -> float:
 
 
 def launch_seconds(step: Callable[[], None], reset: Callable[[], None], device: str) -> float:
-    """Until a step's work is handed to the idle device, median of several. On a CPU: until the step ends.
+    """Seconds until a step's work is queued on the idle device, median of several. On a CPU: until the step ends.
 
     Where that is about as long as the step takes, the step waits for Python and not for the device.
     """

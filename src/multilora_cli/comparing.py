@@ -1,4 +1,4 @@
-"""What a person sees while a comparison runs."""
+"""Progress output of a comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LINES = 5  # for a cell's training, in a file or a pipe
 
 
 def _passing(text: str) -> str | None:
-    """A few words for a line that is not kept; None if it is."""
+    """A short text for a transient line; None if the line is kept."""
     found = _PASSING.match(text)
     return None if found is None else found["what"] or f"testing {found['task']}"
 
@@ -124,7 +124,7 @@ class _Clock:
         self._number, self._total = number, total
 
     def left(self, part: float) -> float | None:
-        """Seconds, when `part` of the cell's training is done; None if nothing was measured yet."""
+        """Seconds left when `part` of the cell's training is done; None if nothing was measured yet."""
         assert self._first is not None
         done = self._number - self._first + part
         if done < 0.1:

@@ -1,4 +1,4 @@
-"""The library's errors name arguments; a command's user knows flags."""
+"""Translates argument names in library errors to the command's flags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def naming_flags(**flags: str) -> Generator[None]:
-    """Errors that begin with the name of an argument begin with its flag instead.
+    """Replace the argument name at the beginning of an error with its flag.
 
     Args:
         flags: by argument, such as `r="--rank"`.

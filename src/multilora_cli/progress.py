@@ -1,4 +1,4 @@
-"""How work shows on a terminal: bars there, plain lines elsewhere."""
+"""Progress output: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Lines(Notes):
 
 
 class PassingBar(Notes):
-    """A bar on stderr that goes away at the end; it shows the name of what was the last."""
+    """A bar on stderr that is removed at the end; shows the name of the last item."""
 
     def __init__(self, what: str, *columns: ProgressColumn) -> None:
         super().__init__(Console(stderr=True))

@@ -68,7 +68,7 @@ def show_preview(preview: Preview) -> None:
 
 
 def _rendered(sample: Sequence[SamplePart], colour: bool) -> Text:
-    """The tokens as text: what the loss has is highlighted, or in brackets where there is no colour."""
+    """The tokens as text; tokens in the loss are highlighted, or bracketed without colour."""
     text = Text()
     for part in sample:
         shown = _printable(_shortened(part.text))

@@ -1,4 +1,4 @@
-"""What everything that the console script prints has in common: the console, the tables, text from files, sizes."""
+"""Shared output helpers of the console script: the console, tables, text from files, sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDTH_OF_A_FILE = 120  # a pipe or a file has none
 
 
 def new_console(**options: Any) -> Console:
-    """For results. Where it is no terminal it has at least 120 columns."""
+    """A console for results; at least 120 columns wide if the output is not a terminal."""
     found = Console(highlight=False, **options)
     if not found.is_terminal:
         found.width = max(found.width, _WIDTH_OF_A_FILE)
@@ -44,7 +44,7 @@ def new_table(
 
 
 def shown(text: str) -> str:
-    """Text of files: neither markup nor anything that steers a terminal."""
+    """Escape text from files: no markup and no terminal control codes."""
     return escape("".join(char if char.isprintable() or char == "\n" else "�" for char in text))
 
 

@@ -109,7 +109,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; sizes in bytes.")] = False,
 ) -> None:
-    """Reckon a recipe's parameters and memory, and whether it fits. Reads no weights and no data."""
+    """Estimate a recipe's parameters and memory, and whether it fits. Reads no weights and no data."""
     import json
 
     from multilora.resources.plan import plan_recipe

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 
 def saved_bytes(forward: Callable[[], Tensor], existing: Iterable[Tensor]) -> int:
-    """What the graph says that it keeps: the storages that pass through autograd's saved-tensor hooks.
+    """Bytes that the graph reports as kept: the storages that pass through autograd's saved-tensor hooks.
 
     Args:
         forward: runs a forward pass with gradients and returns its result.
@@ -39,7 +39,7 @@ def saved_bytes(forward: Callable[[], Tensor], existing: Iterable[Tensor]) -> in
 
 
 def live_bytes(forward: Callable[[], Tensor], existing: Iterable[Tensor]) -> int:
-    """What is really there: the storages that any operation of the forward pass returned and that are alive after it.
+    """Bytes that are alive after the forward pass: the storages that any of its operations returned.
 
     Whatever keeps them: the graph, a custom function's `ctx`, a module's attribute, a global. Arguments as above.
     """

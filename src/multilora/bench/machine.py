@@ -1,4 +1,4 @@
-"""What a reader needs to judge figures: the machine, and how busy others kept it."""
+"""Context for judging measurements: the machine, and its load from other processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """What a reader needs to judge the figures. No name and no path of the machine."""
+    """Hardware and library versions for judging the measurements. Contains no host name and no path."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 class Load:
-    """How busy others kept the machine inside a `with` block, into `facts`.
+    """Records the load from other processes during a `with` block into `facts`.
 
     `others_cpu`: share of all cores' time that other processes (or the host) took; None where /proc/stat is missing.
     What this process starts is no other, once it has ended and was waited for.
@@ -70,5 +70,5 @@ def _busy_seconds() -> float | None:
 
 
 def load_average() -> list[float]:
-    """Over 1, 5 and 15 minutes."""
+    """Load averages over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]

@@ -1,4 +1,4 @@
-"""What methods cost: bytes by kind, each method alone, and seconds of a training step, all methods in turns."""
+"""Costs of methods: bytes by kind, each method alone, and seconds of a training step, all methods in turns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass
 class Measured(Generic[T]):
-    """What was measured of several methods on the same tokens.
+    """Measurements of several methods on the same tokens.
 
     Attributes:
         alone: of each method that fits on the device alone, by name.
@@ -97,7 +97,7 @@ def measure(
 
 
 def measure_bytes(method: MeasuredMethod, tokens: Tensor, base_bytes: int) -> KindBytes:
-    """Take a few steps and count.
+    """Take a few training steps and count bytes by kind.
 
     Args:
         method: no other one may be on a GPU, but for the base.
@@ -153,7 +153,7 @@ def whole_step(seconds: Seconds, name: str) -> Sequence[float]:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """Instead of a result: torch's reason."""
+    """Replaces the result of a method that ran out of memory; holds torch's reason."""
 
     reason: str
 

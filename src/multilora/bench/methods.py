@@ -38,7 +38,7 @@ class MeasuredMethod:
 
     @cached_property
     def trainable(self) -> list[nn.Parameter]:
-        """What is trained."""
+        """The trainable parameters."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     @cached_property
@@ -48,7 +48,7 @@ class MeasuredMethod:
 
     @property
     def existing(self) -> list[Tensor]:
-        """Parameters and buffers."""
+        """All parameters and buffers, trainable or not."""
         return [*self.model.parameters(), *self.model.buffers()]
 
     def loss(self, tokens: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class MeasuredMethod:
             return self.model(input_ids=tokens, labels=tokens, use_cache=False).loss
 
     def step(self, tokens: Tensor) -> None:
-        """Forward, backward and optimizer. Gradients are None before, and stay."""
+        """Run forward, backward and the optimizer. Gradients are None before the step and are kept after it."""
         self.loss(tokens).backward()
         if self.optimizer is not None:
             self.optimizer.step()

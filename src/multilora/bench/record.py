@@ -28,7 +28,7 @@ class _Part(Part):
 
 
 class KindBytes(_Part):
-    """Memory of a training step, each kind for itself.
+    """Memory of a training step by kind.
 
     Attributes:
         weights: parameters and buffers, the base's among them.
@@ -70,7 +70,7 @@ class Speeds(_Part):
 
 
 class MethodCosts(_Part):
-    """What one method costs at one length.
+    """Costs of one method at one length.
 
     Attributes:
         kind: which method it is.
@@ -91,7 +91,7 @@ class MethodCosts(_Part):
 
     @property
     def total_rank(self) -> int | None:
-        """n·r; None if it has no adapter."""
+        """n·r; None if the method has no adapter."""
         return None if self.num_loras is None or self.r is None else self.num_loras * self.r
 
 
@@ -104,7 +104,7 @@ class Busy(_Part):
 
 
 class AtLength(_Part):
-    """What was measured with rows of one length; `tokens` are those of the whole batch."""
+    """Measurements with rows of one length; `tokens` counts the whole batch."""
 
     tokens: Positive
     methods: Annotated[dict[Name, MethodCosts], Field(max_length=64)]
@@ -112,7 +112,7 @@ class AtLength(_Part):
 
 
 class Machine(_Part):
-    """On what it was measured."""
+    """The machine that the measurements ran on."""
 
     cpu: str
     cpu_features: list[str] | None = None
@@ -125,7 +125,7 @@ class Machine(_Part):
 
 
 class Settings(_Part):
-    """How it was measured: `multilora.bench.run.BenchOptions`, and the device that was taken."""
+    """The settings of the measurement: `multilora.bench.run.BenchOptions` and the device used."""
 
     model: str | None = None
     methods: list[str] | None = None
@@ -201,7 +201,7 @@ class BenchRecord(Record):
 
     @property
     def ordered(self) -> list[tuple[int, AtLength]]:
-        """By tokens per row, from the shortest on."""
+        """Lengths sorted by tokens per row, shortest first."""
         return sorted((int(length), at) for length, at in self.lengths.items())
 
     @property
@@ -213,11 +213,11 @@ class BenchRecord(Record):
 
     @property
     def is_quiet(self) -> bool:
-        """Others are known to have left the machine alone."""
+        """Whether other processes are known to have left the machine idle."""
         return self.others_cpu is not None and self.others_cpu <= BUSY
 
     def how(self) -> str:
-        """On what and how it was measured, in words."""
+        """The machine and settings as text."""
         threads = f"{self.machine.threads} thread{'s' if self.machine.threads > 1 else ''}"
         where = self.machine.gpu or f"{self.machine.cpu}, {threads}"
         precision = "bf16 base, fp32 adapters" if self.settings.bf16 else "fp32"
@@ -226,7 +226,7 @@ class BenchRecord(Record):
 
 
 def read_bench(path: Path) -> BenchRecord:
-    """The file, or that in a folder which `multilora bench --out` wrote.
+    """Read bench.json, given as a file or as the folder that `multilora bench --out` wrote.
 
     Args:
         path: bench.json, or its folder.

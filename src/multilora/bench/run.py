@@ -42,7 +42,7 @@ TOY_VOCABULARY = 2048
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured.
+    """Options of `bench`.
 
     Attributes:
         model: a folder or an id on the hub, of which the configuration is read and no weights; default: a toy Llama.

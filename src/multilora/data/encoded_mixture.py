@@ -59,7 +59,7 @@ class EncodedMixture:
         return cls(tasks, rates)
 
     def record(self) -> dict[str, dict[str, Any]]:
-        """By task: the fingerprint of its rows, and what became of them."""
+        """Fingerprint and counts of the rows, by task."""
         return {task.name: {"fingerprint": task.fingerprint(), **asdict(task.counts)} for task in self.tasks}
 
     def check(self, limits: ModelLimits) -> None:

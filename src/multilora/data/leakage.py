@@ -199,7 +199,7 @@ class _Pairs(dict[tuple[str, str], Pair]):
             self.setdefault(names, Pair(*names)).matches.append((first, second))
 
     def sorted(self, tasks: Sequence[Task]) -> list[Pair]:
-        """In the order of the tasks and their splits."""
+        """The pairs in the order of the tasks and their splits."""
         order = {f"{task.name}/{place}": (i, j) for i, task in enumerate(tasks) for j, place in enumerate(_PLACES)}
         return sorted(self.values(), key=lambda pair: (order[pair.first], order[pair.second]))
 

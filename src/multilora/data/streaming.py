@@ -57,7 +57,7 @@ class StreamedMixture:
     shard: tuple[int, int] = (0, 1)
 
     def record(self) -> dict[str, dict[str, Any]]:
-        """By task: names, sizes and times of its training files. The rows were not read yet."""
+        """Names, sizes and times of the training files, by task. The rows have not been read yet."""
         return {task.name: {"files": [_file_record(file) for file in task.files("train")]} for task in self.tasks}
 
     def check(self, limits: ModelLimits) -> None:

@@ -36,7 +36,7 @@ class Loading(Protocol):
         ...
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """By task, for results.json: what became of its rows."""
+        """Row counts by task, for results.json."""
         ...
 
 

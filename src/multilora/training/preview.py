@@ -102,7 +102,7 @@ class Preview:
     warnings: list[str]
 
     def facts(self) -> dict[str, Any]:
-        """As plain data for JSON."""
+        """The preview as plain data for JSON."""
         facts = asdict(self)
         for name, task in self.tasks.items():
             facts["tasks"][name]["round_trip"]["share"] = task.round_trip.share

@@ -138,7 +138,7 @@ class RunFolder(RunLayout):
 
 @dataclass(frozen=True)
 class _Dealing:
-    """How the rows of a step are dealt out."""
+    """How the rows of a step are distributed over processes and batches."""
 
     batch_size: int
     gradient_accumulation: int
@@ -188,7 +188,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _began_on(path: Path) -> int:
-    """On how many processes the recorded run began."""
+    """Number of processes that the recorded run began on."""
     try:
         return DataRecord.read(path).processes
     except InputError as error:

@@ -18,7 +18,7 @@ from multilora.training.trainer import MixtureTrainer
 
 
 def sft_arguments(training: TrainingSection, steps: int, output: Path, autocast: bool) -> SFTConfig:
-    """The training section as TRL's arguments. Every default of TRL's that matters is said here.
+    """The training section as TRL's arguments. Sets every default of TRL that matters.
 
     Args:
         training: the section.

@@ -126,7 +126,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """What an undivided model's files are made of: the trained weights of a PEFT model, all those of another.
+    """The weights that an undivided model's files hold: the trained ones of a PEFT model, all of any other model.
 
     All processes call this. The main one gets the tensors, on the CPU; the others nothing.
     """

@@ -90,7 +90,7 @@ class MixtureTrainer(Trainer):
             super()._move_model_to_device(model, device)  # pyright: ignore[reportArgumentType]
 
     def _send_telemetry(self) -> None:
-        """Nothing is sent."""
+        """Sends nothing."""
 
     # Batches and optimizer ----------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class MixtureTrainer(Trainer):
         return super().get_batch_samples(batches, num_batches, device)
 
     def _track_num_input_tokens(self, inputs: Any) -> None:
-        """All but padding, as counted in `observe`. transformers would ask the attention mask, or for pad ids."""
+        """Count all tokens but padding, as `observe` does. transformers would read the attention mask or pad ids."""
         self.state.num_input_tokens_seen += self._tokens
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -204,7 +204,7 @@ class MixtureTrainer(Trainer):
 
     @contextmanager
     def _whole_optimizer(self) -> Generator[None]:
-        """Meanwhile the optimizer's state is that of an undivided model, for the trainer to write."""
+        """Within the block, the optimizer's state is that of an undivided model, so that the trainer can write it."""
         optimizer: torch.optim.Optimizer = self.optimizer.optimizer
         whole = whole_state(optimizer.state_dict())
         hook = optimizer.register_state_dict_post_hook(lambda _optimizer, _state: whole)

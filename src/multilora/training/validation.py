@@ -43,7 +43,7 @@ class GeneralText:
 
 
 class Validation:
-    """What is validated, encoded once.
+    """The validation rows, encoded once.
 
     Args:
         section: what to validate, and when.
@@ -183,7 +183,7 @@ class Validation:
 
 
 def measured(line: Mapping[str, Any], name: str) -> float | None:
-    """What `best_by` names, out of a line of `Validation.measure`; None where it could not be measured."""
+    """The value that `best_by` names in a line of `Validation.measure`; None if it was not measured."""
     if name in ("loss", "score"):
         return line.get(name)
     task, _, metric = name.rpartition(".")
