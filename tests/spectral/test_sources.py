@@ -65,7 +65,7 @@ def test_runs_adapters_and_models(base: Path, tmp_path: Path) -> None:
     assert references(found, None) == {"one": "model", "three": "model"}
     assert references(found, "one") == {"model": "one", "three": "one"}
     assert references(found, str(run)) == references(found, "one")
-    with pytest.raises(InputError, match=r"'on' is none of the runs; nearest: 'one'"):
+    with pytest.raises(InputError, match=r"'on' is not one of the runs; nearest: 'one'"):
         references(found, "on")
 
 

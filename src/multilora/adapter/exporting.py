@@ -97,7 +97,7 @@ class Format:
         reads_base: the base model's configuration is read, and `base` says where it is.
         layout: (adapter, largest rank of a layer, stored dtype, base model or None) to how that adapter is stored.
         loading_lines: lines of Python that load an export.
-        server_lines: (server, command or why there is none) for the servers that take an export.
+        server_lines: (server, command or the reason that it takes none) for the servers that take an export.
     """
 
     name: str

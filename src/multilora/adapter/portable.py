@@ -26,7 +26,7 @@ def portable_rank(rank: int) -> int:
 
 
 def vllm_max_lora_rank(rank: int) -> int | None:
-    """The smallest value of vLLM's `--max-lora-rank` that takes this rank; None: there is none."""
+    """The smallest value of vLLM's `--max-lora-rank` that takes this rank; None if every one is smaller."""
     return next((allowed for allowed in _VLLM_MAX_LORA_RANKS if allowed >= rank), None)
 
 

@@ -48,7 +48,7 @@ class ModelSource:
         """The tokenizer.
 
         Raises:
-            InputError: there is none, or it cannot be read.
+            InputError: it is absent or cannot be read.
         """
         return self._load("tokenizer", AutoTokenizer)
 

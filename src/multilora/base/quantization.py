@@ -175,7 +175,8 @@ def requantization_errors(model: nn.Module, adapter_names: Sequence[str] | None 
         adapter_names: the adapters to merge; None: the active ones.
 
     Returns:
-        For every layer with a packed weight, in the model's order, the error of M against W + ΔW; empty: there is none.
+        For every layer with a packed weight, in the model's order, the error of M against W + ΔW; empty if no
+        layer has a packed weight.
         `relative_to_delta` says how much of ΔW is left: at 1 the error is as large as ΔW. `lost` is not counted, as a
         new scale moves all the numbers that share it.
 

@@ -55,7 +55,7 @@ def model_folder(model: str) -> Path | None:
 
 
 def output_layer_name(model: nn.Module) -> str | None:
-    """The name of the output layer, which target_modules="all-linear" leaves out; None where there is none."""
+    """The name of the output layer, which target_modules="all-linear" leaves out; None without an output layer."""
     output = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
     return next((name for name, module in model.named_modules() if module is output), None) if output else None
 

@@ -73,7 +73,7 @@ class ModelWeights:
         return sorted(filter(is_in_block, self.shapes), key=natural_order)
 
     def find(self, layer: str) -> str | None:
-        """The name that a layer has here, as `find_name` tells."""
+        """The name of a layer in these files, as `find_name` finds it."""
         return find_name(layer, self.shapes)
 
     def matrix(self, name: str) -> Tensor:
@@ -219,7 +219,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         if file.stat().st_size > _LARGEST_JSON:
-            raise InputError(f"{file}: {file.stat().st_size} bytes are too many for such a file")
+            raise InputError(f"{file}: {file.stat().st_size} bytes are too many for a JSON file of a model")
         raw: Any = json.loads(file.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {str(file)!r}: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""One cell in a process of its own: its peak memory is its own, and a crash takes no other cell with it.
+"""One cell in its own process: its peak memory is measured apart, and a crash stops no other cell.
 
-Reads the cell from its standard input, as JSON in one line; says how it goes on its standard output, as JSON lines;
-ends when its standard input does, because then whoever started it has died.
+Reads the cell from its standard input, as JSON in one line; reports progress on its standard output, as JSON lines;
+ends when its standard input does, because then the process that started it has died.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from multilora.runs.layout import RunLayout
 from multilora.training.run import train
 
 
-class _Telling:
+class _JsonProgress:
     """A `Progress` that writes JSON lines."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def note(self, text: str) -> None:
-        self._tell(kind="note", text=text)
+        self._send(kind="note", text=text)
 
     def start(self, total: int, done: int) -> None:
-        self._tell(kind="start", steps=total, done=done)
+        self._send(kind="start", steps=total, done=done)
 
     def step(self, done: int, metrics: Mapping[str, float] | None = None, name: str | None = None) -> None:
-        self._tell(kind="step", step=done, metrics=dict(metrics) if metrics else None)
+        self._send(kind="step", step=done, metrics=dict(metrics) if metrics else None)
 
     def stop(self) -> None: ...
 
     def fault(self, text: str) -> None:
-        self._tell(kind="fault", text=text)
+        self._send(kind="fault", text=text)
 
-    def _tell(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> None:
         self._out.write(json.dumps(message) + "\n")
         self._out.flush()
 
 
 def run_cell(recipe: Recipe, trial: bool, test: EvalOptions, progress: Any) -> None:
-    """Train the cell, or go on with it, and test it.
+    """Train the cell, or resume it, and test it.
 
     Args:
         recipe: the cell's recipe.
         trial: do not test.
         test: how it is tested.
-        progress: is told how it goes.
+        progress: receives its progress.
     """
     result = train(recipe, resume=True, progress=progress)
     if not trial:
@@ -71,7 +71,7 @@ def main() -> int:
     """Run the cell that stands on the standard input. Returns the exit code."""
     cell = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_parent, args=(sys.stdin,), daemon=True).start()
-    progress = _Telling(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    progress = _JsonProgress(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)  # whatever libraries print is no message of ours
     try:
         run_cell(

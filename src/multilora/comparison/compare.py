@@ -64,13 +64,13 @@ class Comparison:
 
 
 def compare(path: Path, overrides: Sequence[str], options: CompareOptions, progress: ComparisonProgress) -> Comparison:
-    """Run a comparison, or go on with it: cells that are done are not repeated.
+    """Run a comparison, or resume it: finished cells are not repeated.
 
     Args:
         path: the recipe.
         overrides: `key=value` each, as for `train`.
         options: what differs from the recipe's `comparison` section.
-        progress: is told how it goes.
+        progress: receives its progress.
 
     Raises:
         InputError: the recipe or the options are not right, or the folder holds another comparison.

@@ -59,7 +59,7 @@ class Grid:
         out: the comparison's folder.
 
     Raises:
-        InputError: a method that is none, one named twice, or nothing to compare.
+        InputError: a name is not a known method, a method was named twice, or nothing is left to compare.
     """
 
     def __init__(self, recipe: Recipe, section: ComparisonSection, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison, one process after the other, and goes on with an interrupted comparison."""
+"""Runs the cells of a comparison, one process after the other, and resumes an interrupted comparison."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def open_folder(grid: Grid) -> None:
 def run_cells(
     cells: Sequence[Cell], test: Mapping[str, Any], progress: ComparisonProgress, before: int = 0, after: int = 0
 ) -> list[Failure]:
-    """Run cells, one after the other. One that fails is left, and the others go on.
+    """Run cells, one after the other. A cell that fails is reported, and the others run.
 
     Args:
         cells: the cells, in order; none that is done.
         test: how cells are tested: fields of `EvalOptions`.
-        progress: is told how it goes.
+        progress: receives its progress.
         before, after: cells that run before and after these, for the progress.
     """
     failures: list[Failure] = []

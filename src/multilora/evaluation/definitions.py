@@ -29,7 +29,7 @@ def require_harness() -> None:
 def harness_task(task: Task, examples: Sequence[Example], max_new_tokens: int) -> Any:
     """The harness's task of these rows, in their order, without shots.
 
-    Scoring is left to `results`: the harness has no metric of its own here, and logs each row's answer.
+    Scoring is left to `results`: the harness computes no metric here, and logs each row's answer.
 
     Args:
         task: whose scoring is by choices or by a final number.

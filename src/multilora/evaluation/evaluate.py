@@ -86,7 +86,7 @@ def evaluate(target: str, options: EvalOptions, note: Callable[[str], None]) -> 
     Args:
         target: a run folder, a folder with an adapter or a model, or a model's id on the hub.
         options: what to evaluate on, and how.
-        note: is told what happens, a line at a time.
+        note: receives a line for each thing that a user should know.
 
     Raises:
         InputError: as `EvaluatedModel.find` and `evaluate_tasks` say; unknown tasks; results that are there already.

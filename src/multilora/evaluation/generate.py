@@ -146,7 +146,7 @@ def generate(
         targets: run folders, folders with an adapter or a model, or models' ids on the hub.
         prompts: texts, encoded as training encodes them.
         options: how.
-        display: is told the answers as they come.
+        display: receives the answers as they are generated.
 
     Raises:
         InputError: as `EvaluatedModel.find` and `EvaluatedModel.load`; an option is out of range; a prompt leaves no

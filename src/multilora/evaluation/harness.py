@@ -69,7 +69,7 @@ def evaluate_tasks(
             `stock.find_stock` made of them.
         on_bad_row: by a task's name: stop at a bad row (the default), or skip and count it.
         seed: of the bootstrap.
-        note: is told what happens, a line at a time.
+        note: receives a line for each thing that a user should know.
 
     Raises:
         InputError: lm-evaluation-harness is not installed; bad rows or long prompts, where they are to stop it; a model

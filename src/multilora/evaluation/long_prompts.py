@@ -1,4 +1,4 @@
-"""Prompts that do not fit into the model's context, counted as the harness counts: it truncates them without a word.
+"""Prompts that do not fit into the model's context, counted as the harness counts: it truncates them silently.
 
 The harness (HFLM) scores a choice on the tokens of prompt + choice, but for the last one, which nothing follows; and it
 generates with room for the new tokens. What does not fit it cuts off the prompt's beginning.
@@ -56,7 +56,7 @@ class LongPrompts:
     handling: OnLongPrompt
 
     def note(self, name: str, rows: int) -> str:
-        """One line about them; empty: there are none."""
+        """One line about them; empty if all fit."""
         if not self.count:
             return ""
         done = {"drop": "dropped", "fail": "", "truncate_left": "their prompts truncated from the left"}[self.handling]
@@ -132,7 +132,7 @@ def needs_of_generation(lm: Any, prompts: Sequence[str], new_tokens: Sequence[in
         places: what to call each request in a message.
 
     Raises:
-        InputError: a prompt has no token, so that there is nothing to go on from.
+        InputError: a prompt has no token, so that nothing can be generated from it.
     """
     counts = _token_counts(lm, prompts)
     tokens, room = (np.array(values, dtype=np.int64) for values in ([counts[prompt] for prompt in prompts], new_tokens))

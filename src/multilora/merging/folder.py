@@ -21,7 +21,7 @@ _PART = ".part"
 
 
 class MergeFolder:
-    """The output folder while it is written, in a `with` block; a killed merge goes on where it was.
+    """The output folder while it is written, in a `with` block; a killed merge continues where it stopped.
 
     Nothing in it looks like a model before it is one: a shard gets its name when it is complete, and what makes the
     folder a model (configuration, index) comes last. Of a merge that ends with an error, complete shards are kept.
@@ -162,7 +162,7 @@ def _locked(folder: Path) -> int | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is none, which a kill may leave as well as a stranger."""
+    """A JSON object; empty if the file is absent or damaged, as a kill may leave it."""
     try:
         raw: Any = json.loads(file.read_bytes())
     except (OSError, ValueError):

@@ -37,7 +37,7 @@ def merge_adapters(
 
     The sum is formed in fp32 (fp64 where a part is) and rounded once. The result has the base model's files; tensors
     that no adapter changes are copied. The folder appears complete or not at all: it is written aside, and after a
-    kill the same call goes on with the files that are left.
+    kill the same call continues with the remaining files.
 
     Args:
         base: folder of the base model, with safetensors weights that are not quantised.
@@ -86,7 +86,7 @@ def merge_planned(
         _check_room(place.parent, left)
         if folder.is_resumed:
             progress.note(
-                f"goes on where it was interrupted: {sum(d is not None for d in done.values())} of {len(done)} files "
+                f"resumed where it was interrupted: {sum(d is not None for d in done.values())} of {len(done)} files "
                 "are there"
             )
         progress.start(total, total - left)
@@ -98,7 +98,7 @@ def merge_planned(
                 raise
             raise InputError(
                 f"{error}. {kept} of {len(plan.shards)} files are complete and are kept in {str(folder.path)!r}; the "
-                "same command goes on with the others"
+                "same command continues with the others"
             ) from error
         finally:
             progress.stop()

@@ -30,7 +30,7 @@ def check_base_names(adapters: Sequence[AdapterFile], ignore: bool) -> None:
     if len(names) > 1 and not ignore:
         raise InputError(
             f"the adapters were trained from different base models ({', '.join(sorted(names.values()))}, as their "
-            f"{CONFIG_FILE} tells), and mean nothing on each other's. If these are one model under different names, "
+            f"{CONFIG_FILE} says), and mean nothing on each other's. If these are one model under different names, "
             "say so: --ignore-base-names (ignore_base_names=True)"
         )
 

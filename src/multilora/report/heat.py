@@ -21,7 +21,7 @@ def heat_trace(
 
     Args:
         rows, columns: their labels.
-        values: of the cells; None: there is none.
+        values: of the cells; None for an empty cell.
         top: the value of the last colour.
         digits: behind the point, of the numbers in the cells where there is room for them.
     """

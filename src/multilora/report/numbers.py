@@ -54,7 +54,7 @@ def whole(value: float | None) -> str:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """None where there is none."""
+    """None if no number is given."""
     found = list(values)
     return fmean(found) if found else None
 

@@ -41,7 +41,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Roles:
-    """The methods by their roles; None: there is none.
+    """The methods by their roles; None for a role without a method.
 
     Attributes:
         multilora: the paper's method.
@@ -188,7 +188,7 @@ class Spectra:
             self.groups.append((roles_of({_method_of(run) for run in own}), own))
 
     def beside(self, *roles: Role) -> Beside | str:
-        """The runs in these roles; or why there are none.
+        """The runs in these roles; or the reason that none are.
 
         Args:
             roles: each at most once.

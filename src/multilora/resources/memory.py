@@ -116,7 +116,7 @@ class ModelSizes:
         parameters: its counts.
         blocks: its decoder blocks; None: they are not as Llama has them.
         hidden, vocabulary: sizes of the output layer.
-        quantized: its weights that are; None: there are none.
+        quantized: its quantised weights; None without any.
     """
 
     parameters: Parameters

@@ -42,7 +42,7 @@ class Plan:
         shape_from: where the model's shape is from: "config.json" or "model.shape".
         parameters: counts.
         workload: the training step.
-        quantized: the base weights that are in few bits; None: there are none.
+        quantized: the base weights in few bits; None without any.
         memory: on each device.
         fits: into hardware.memory_gib; None: not said how much there is, or not known.
         changes: where it does not fit, what would: one change of each kind.

@@ -12,7 +12,7 @@ from torch import nn
 from multilora.base.quantization import COMPUTE_DTYPES, quantised_names, refuse_requantising, stored_quantization
 from multilora.recipe import QuantizationSection
 
-_BLOCK, _SCALES_BLOCK = 64, 256  # numbers that share a scale; scales that share one of their own
+_BLOCK, _SCALES_BLOCK = 64, 256  # numbers that share a scale; scales that share a scale
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class QuantizedWeights:
 
 
 def quantized_weights(structure: nn.Module, section: QuantizationSection | None) -> QuantizedWeights | None:
-    """The weights that are quantised as the recipe says, or that are stored so; None: there are none.
+    """The weights that are quantised as the recipe says, or that are stored so; None without any.
 
     Args:
         structure: the base model, which may be on the meta device.

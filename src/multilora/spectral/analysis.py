@@ -95,7 +95,7 @@ def analyse(
         base: the base model; None: mechanism and numerics are left out.
         options: what is computed.
         cache: of earlier analyses.
-        progress: is told how it goes.
+        progress: receives its progress.
     """
     progress.note(f"hashing the files of {len(runs)} runs{' and of the base model' if base else ''}")
     base_hash = hash_files(base.files) if base else None

@@ -23,7 +23,7 @@ class Findings:
         top: how many singular vectors are compared at most.
         similarity: ranks, reference_ranks and the grids left and right of `similarity_grid`; None: no reference.
         modules: as `module_measures` returns them; None: not a MultiLoRA.
-        scaling: the learned scale, (n, d_out) or (n,); None: there is none.
+        scaling: the learned scale, (n, d_out) or (n,); None without a learned scale.
         mechanism: as `mechanism` returns it, with `intruders`; None: not compared with the base weight.
         numerics: by dtype, as `merge_error` returns it; None: not merged.
     """

@@ -95,7 +95,7 @@ def analyse_matrix(
         layer: its name of the layer.
         own: the layer's decomposition.
         reference: that of the run it is compared with; None: it is compared with none.
-        base: the base weight; None: there is none, or it is left out.
+        base: the base weight; None if it is not available, or left out.
         options: what is computed.
 
     Returns:

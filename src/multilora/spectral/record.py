@@ -77,7 +77,7 @@ class Modules(Part):
         energy: each module's share.
         effective_rank: of each module.
         overlap: ‖ΔW‖²_F / Σ ‖ΔW_i‖²_F.
-        scaling: distribution of each module's learned scale; None: there is none.
+        scaling: distribution of each module's learned scale; None without a learned scale.
     """
 
     left: Grid

@@ -106,7 +106,7 @@ def _cells(comparison: Comparison) -> Iterator[Source]:
     """The cells that are trained.
 
     Raises:
-        InputError: there is none.
+        InputError: no cell is trained.
     """
     count = 0
     for cell in comparison.cells():
@@ -194,7 +194,7 @@ def references(sources: Sequence[Source], named: str | None) -> dict[str, str]:
         if chosen is None:
             names = [source.name for source in sources]
             raise InputError(
-                f"reference (--reference): {named!r} is none of the runs{nearest(named, names)}; they are {names}"
+                f"reference (--reference): {named!r} is not one of the runs{nearest(named, names)}; they are {names}"
             )
         return {source.name: chosen.name for source in sources if source != chosen}
     full = [source for source in sources if source.kind == "full"]

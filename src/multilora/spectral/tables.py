@@ -1,4 +1,4 @@
-"""An analysis as files: analysis.json for the page, analysis.parquet for whoever counts on; and its summary."""
+"""An analysis as files: analysis.json for the page, analysis.parquet for further computation; and its summary."""
 
 from __future__ import annotations
 

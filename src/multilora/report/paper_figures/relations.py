@@ -195,6 +195,6 @@ def mechanism(page: PageData, width: float) -> Figure | None:
 
 
 def _mean(values: Iterable[float]) -> float:
-    """NaN, which is not drawn, where there is none."""
+    """NaN, which is not drawn, for None."""
     found = mean(values)
     return math.nan if found is None else found
