@@ -219,7 +219,7 @@ def _good_rows(
 
 
 def _rendered(task: Task, encoder: PromptCompletionEncoder, row: Conversation) -> Example | BadRow:
-    """Whether a conversation can be written shows only with the tokenizer's template."""
+    """Only the tokenizer's template shows whether a conversation can be rendered."""
     try:
         return encoder.rendered(row)
     except UnusableRowError as error:

@@ -1,4 +1,4 @@
-"""Texts that no task trains on, for what a model forgets."""
+"""Texts that no task trains on, for measuring forgetting."""
 
 from __future__ import annotations
 

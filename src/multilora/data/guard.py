@@ -69,7 +69,7 @@ class WithoutLeaks(TaskWrapper):
     _last: list[_Reading] = field(default_factory=list[_Reading])  # the last reading, if there is one
 
     def train_rows(self) -> Iterator[Example | BadRow]:
-        """The task's, but for rows that equal evaluation rows.
+        """The task's training rows without those that equal evaluation rows.
 
         Raises:
             InputError: as the task's; no other row is there.

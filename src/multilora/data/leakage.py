@@ -40,7 +40,7 @@ class RowName:
 
     @property
     def split(self) -> str:
-        """Such as `mmlu/test`."""
+        """The split as `TASK/SPLIT`, such as `mmlu/test`."""
         return f"{self.task}/{self.place}"
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ def _checked(task: Task, split: EvalSplit) -> Iterator[Example | BadRow]:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What the splits of a recipe's tasks share.
+    """The rows that splits of a recipe's tasks share.
 
     Attributes:
         leaks: training rows that equal evaluation rows.

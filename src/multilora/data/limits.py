@@ -1,4 +1,4 @@
-"""What a model can take: rows are checked against it before the model sees them."""
+"""Limits of a model: rows are checked against it before the model sees them."""
 
 from __future__ import annotations
 

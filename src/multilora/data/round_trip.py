@@ -1,4 +1,4 @@
-"""Does a tokenizer give texts back? What it does not, a model can neither read nor write."""
+"""Check that a tokenizer restores texts. A model can neither read nor write text that it loses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROUND_TRIPS = 2000
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """Whether a tokenizer gives texts back: decode(encode(text)) = text, but for the special tokens that it adds.
+    """Whether a tokenizer restores texts: decode(encode(text)) = text, but for the special tokens that it adds.
 
     Attributes:
         rows: that were tried, spread evenly over the task's rows.

@@ -192,7 +192,7 @@ class MixtureStream:
 
 
 def turns(rates: Sequence[float], seed: int, shard: tuple[int, int] = (0, 1)) -> Iterator[int]:
-    """Whose turn it is, without end, in windows of 1,000 turns: their quotas are exact (`mixture_quotas`)."""
+    """The next task, without end, in windows of 1,000 turns: their quotas are exact (`mixture_quotas`)."""
     for window, quotas in enumerate(mixture_quotas(rates, _WINDOW)):
         order: NDArray[np.int64] = np.repeat(np.arange(len(rates)), quotas)
         yield from order[permutation(_WINDOW, seed, _TURNS, window, *shard)].tolist()

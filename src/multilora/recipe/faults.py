@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, one line for each field: what pydantic found, in the words of a recipe."""
+"""The faults of a recipe, one line per field: pydantic's errors in a recipe's terms."""
 
 from __future__ import annotations
 

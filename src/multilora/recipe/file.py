@@ -134,7 +134,7 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
 
 
 def _override(data: dict[str, Any], text: str) -> str | None:
-    """Set one value in place; the fault, if there is one. Keys that nothing knows are found by validation."""
+    """Set one value in place; the fault, if there is one. Validation finds unknown keys."""
     key, equals, value_text = text.partition("=")
     if not equals or not all(key.split(".")):
         return f"--set {text}: write key=value, such as training.steps=10"

@@ -11,7 +11,7 @@ from multilora.fields import Integer, Number, Section
 
 
 class HardwareSection(Section):
-    """The machine that `multilora plan` reckons with. It does not change the trained weights.
+    """The machine that `multilora plan` estimates for. It does not change the trained weights.
 
     Of a run it decides one thing: whether the model is divided among the processes.
     """

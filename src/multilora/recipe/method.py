@@ -14,7 +14,7 @@ from multilora.tuner.initialization import InitWeights
 
 
 def _of_peft(name: str) -> Any:
-    """The help text of a field of `MultiLoraConfig`: said there, shown here."""
+    """The help text of a field of `MultiLoraConfig`, so that it is written only once."""
     return MultiLoraConfig.__dataclass_fields__[name].metadata["help"]
 
 

@@ -1,4 +1,4 @@
-"""What is looked at while a recipe trains: validation per task, the best weights, forgetting."""
+"""Validation during training: losses and scores per task, the best weights, forgetting."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def normalised(text: str) -> str:
 
 
 class _Signs(dict[int, str]):
-    """For `str.translate`: filled as characters come up, for there are more than a million."""
+    """A table for `str.translate`, filled on demand because Unicode has over a million code points."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)

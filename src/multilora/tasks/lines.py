@@ -1,4 +1,4 @@
-"""What the tasks of one's own rows share: JSON-lines files or splits of the Hub, and the options for both."""
+"""Common code of tasks that read the user's rows: JSON-lines files or splits of the Hub, with options for both."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def tasks_with(option: str) -> list[str]:
 
 @cache
 def built_in() -> Mapping[str, type[TaskSection]]:
-    """The sections of the tasks that this package has: those of one's own rows, and the data sets in their order."""
+    """The sections of this package's tasks: those that read the user's rows, then the data sets in their order."""
     found: dict[str, type[TaskSection]] = {"jsonl": JsonlSection, "chat": ChatSection}
     for name in sorted(module.name for module in iter_modules(data_sets.__path__)):
         module = import_module(f"{data_sets.__name__}.{name}")
@@ -98,7 +98,7 @@ def _known() -> dict[str, type[TaskSection]]:
 
 @cache
 def _registered() -> dict[str, type[TaskSection]]:
-    """What `register_task` was given, in this process."""
+    """The sections passed to `register_task` in this process."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""What tasks share whose rows stand in files or on the Hub: ids, bad rows, and a validation split of training rows."""
+"""Common code of tasks with rows in files or on the Hub: ids, bad rows, and a validation split of training rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Drafted:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the rows of a split stand.
+    """Location of the rows of a split.
 
     Attributes:
         part: the split that the files belong to; train for a validation split that is held out of the training rows.
@@ -73,7 +73,7 @@ class RowsTask(ABC):
 
     @abstractmethod
     def place(self, split: Split) -> Place:
-        """Where the split's rows stand.
+        """The location of the split's rows.
 
         Raises:
             NoSplitError: the task has no such split.
@@ -111,7 +111,7 @@ class RowsTask(ABC):
         yield from hub.rows(split)
 
     def finish(self, place: Place, rows: int, fields: Set[str]) -> None:  # noqa: B027 - most tasks have no such fault
-        """Find what is wrong with the rows as a whole, after the last one. Here nothing.
+        """Check the rows as a whole, after the last one. The default checks nothing.
 
         Args:
             place: where they stood.
@@ -131,7 +131,7 @@ class RowsTask(ABC):
         return iter(())
 
     def check(self, split: Split = "train") -> None:
-        """Every file of the split can be opened. Makes no network request.
+        """Check that every file of the split can be opened. Makes no network request.
 
         Raises:
             InputError: one message that names all files that cannot.
@@ -224,7 +224,7 @@ def first_files(place: Place) -> str:
 
 
 def _check(drafts: Sequence[Drafted], sources: dict[str, str]) -> None:
-    """The texts hold, and no id comes twice; enters the ids in `sources`."""
+    """Check that texts are valid and ids unique; enters the ids in `sources`."""
     for draft in drafts:
         example = draft.example
         check_texts(example.prompt, example.completion)

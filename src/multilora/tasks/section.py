@@ -1,4 +1,4 @@
-"""What the section of every task in a recipe has: the options of all tasks, and how a task is built of its options."""
+"""The base section of every task in a recipe: options common to all tasks, and how they build a task."""
 
 from __future__ import annotations
 

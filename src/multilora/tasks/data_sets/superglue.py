@@ -1,4 +1,4 @@
-"""What the SuperGLUE tasks share: the original files `train.jsonl` and `val.jsonl`, and verbal labels as choices.
+"""Common code of the SuperGLUE tasks: the original files `train.jsonl` and `val.jsonl`, and verbal labels as choices.
 
 The prompts are worded as lm-evaluation-harness words them.
 """

@@ -64,7 +64,7 @@ def _spelled_as_in(text: str, noun: str, index: int) -> str:
 
 
 def _detokenised(text: str) -> str:
-    """Without the spaces that the original puts before punctuation; the harness's `general_detokenize`."""
+    """Remove the spaces that the original puts before punctuation; the harness's `general_detokenize`."""
     for spaced, plain in ((" n't", "n't"), (" )", ")"), ("( ", "("), ('" ', '"'), (' "', '"')):
         text = text.replace(spaced, plain)
     return re.sub(r" (['.,])", r"\1", text)
