@@ -45,7 +45,7 @@ _ANALYSE = (
 import json, time
 import torch
 torch.set_num_threads(int(sys.argv[3]))
-from multilora.report.analyze import AnalyzeOptions, analyze
+from multilora.spectral.analyze import AnalyzeOptions, analyze
 from multilora.terminal import Silent
 options = AnalyzeOptions(mechanism=False)
 imported = peak()
@@ -53,7 +53,7 @@ began = time.perf_counter()
 report = analyze([sys.argv[1]], Path(sys.argv[2]), options, Silent())
 seconds = time.perf_counter() - began
 print(json.dumps({"seconds": seconds, "peak_bytes": peak(), "bytes_before": imported,
-                  "matrices": len(report.data["matrices"])}))
+                  "matrices": len(report.record.matrices)}))
 """
 )
 

@@ -55,19 +55,23 @@ def analyze(
     ] = None,
 ) -> None:
     """Look at what training changed: spectra, subspaces, modules, mechanism. Resumes where it was interrupted."""
-    from multilora.report.analyze import AnalyzeOptions
-    from multilora.report.analyze import analyze as analyze_runs
+    from multilora.bench.record import read_bench
+    from multilora.spectral.analyze import AnalyzeOptions
+    from multilora.spectral.analyze import analyze as analyze_runs
     from multilora_cli.flags import naming_flags
+    from multilora_cli.pages import write_analysis_page
     from multilora_cli.progress import analysis_bar
     from multilora_cli.show_analysis import show_analysis
 
-    options = AnalyzeOptions(base, reference, top, exact, precision.value, mechanism, intruders, bench)
+    options = AnalyzeOptions(base, reference, top, exact, precision.value, mechanism, intruders)
     try:
-        with naming_flags(bench="--bench"):
+        with naming_flags(bench="--bench", out="--out", top="--top", precision="--precision", intruders="--intruders"):
+            measured = None if bench is None else read_bench(bench)
             report = analyze_runs(runs, out, options, analysis_bar())
+        page = write_analysis_page(report, runs, measured)
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command again to continue with the remaining matrices", err=True)
         raise typer.Exit(130) from None
-    show_analysis(report)
+    show_analysis(report, page)
     if report.faults:
         raise typer.Exit(1)

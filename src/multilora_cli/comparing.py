@@ -144,12 +144,14 @@ class _AnalysisNotes(Silent):
 
 def write_page(folder: Path, progress: Progress) -> Path:
     """Analyse a comparison's cells, and write the page; of results alone if there is nothing to analyse."""
-    from multilora.report.analyze import AnalyzeOptions, analyze
     from multilora.report.page import REPORT_FILE, report_on
+    from multilora.spectral.analyze import AnalyzeOptions, analyze
+    from multilora_cli.pages import write_analysis_page
 
     out = folder / "analysis"
     try:
-        return analyze([str(folder)], out, AnalyzeOptions(), _AnalysisNotes(progress)).page
+        report = analyze([str(folder)], out, AnalyzeOptions(), _AnalysisNotes(progress))
+        return write_analysis_page(report, [str(folder)])
     except InputError as error:
         progress.note(f"no analysis: {error}")
     out.mkdir(exist_ok=True)

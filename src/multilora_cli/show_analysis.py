@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,7 +11,7 @@ from rich.table import Table
 from multilora_cli.tables import new_console, new_table, shown
 
 if TYPE_CHECKING:
-    from multilora.report.analyze import AnalyzeReport
+    from multilora.spectral.analyze import AnalyzeReport
     from multilora.spectral.findings import Measure
     from multilora.spectral.record import AnalysedRun, MeasureSummary
 
@@ -42,7 +43,7 @@ def _compared() -> Sequence[Measure]:
     return of.ENERGY_SHARES[8], of.STABLE_RANK, of.EFFECTIVE_RANK, of.GINI, *similarities
 
 
-def show_analysis(report: AnalyzeReport) -> None:
+def show_analysis(report: AnalyzeReport, page: Path) -> None:
     """A table per run, all runs side by side, what could not be analysed, and where the results are."""
     console = new_console()
     runs = {name: run for name, run in report.record.runs.items() if run.matrices}
@@ -59,7 +60,7 @@ def show_analysis(report: AnalyzeReport) -> None:
     if len(report.faults) > _NAMED_FAULTS:
         console.print(f"[red]and {len(report.faults) - _NAMED_FAULTS:,} more matrices[/]; analysis.json names them")
     console.print(f"[bold green]analysis[/] {shown(str(report.folder))}", soft_wrap=True)
-    console.print(f"[bold green]page[/] {shown(str(report.page))}", soft_wrap=True)
+    console.print(f"[bold green]page[/] {shown(str(page))}", soft_wrap=True)
 
 
 def _table(name: str, run: AnalysedRun) -> Table:

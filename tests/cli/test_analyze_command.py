@@ -31,7 +31,7 @@ def run() -> Run:
 def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take seconds: one test has them drawn."""
     if "with_figures" not in request.fixturenames:
-        monkeypatch.setattr("multilora.report.analyze.write_figures", lambda folder, data, bench: [])
+        monkeypatch.setattr("multilora.report.static.write_figures", lambda folder, data, bench: [])
 
 
 @pytest.fixture
@@ -210,6 +210,15 @@ def test_bad_input(
     assert message in err
     assert not (tmp_path / "out" / "analysis.json").exists()
     assert not (tmp_path / "out" / "analysis.parquet").exists()
+
+
+def test_errors_of_arguments_name_flags(root: Path, run: Run, tmp_path: Path) -> None:
+    _, _, err = run(*occupied(root, tmp_path), "--out", tmp_path / "out")
+    assert "error: --out: " in err
+    _, _, err = run(*intruders_without_base(root, tmp_path), "--out", tmp_path / "new")
+    assert "error: --intruders compares" in err
+    _, _, err = run(root / "lora", "--bench", tmp_path / "none", "--out", tmp_path / "new")
+    assert "error: --bench: " in err
 
 
 def test_a_bench_goes_into_the_page(root: Path, run: Run, tmp_path: Path) -> None:

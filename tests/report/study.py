@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from adapter_files import change_tensors
 from multilora.comparison.statistics import PairedTask, mean_over_seeds, paired_difference
 from multilora.recipe.file import load_recipe
-from multilora.report.analyze import AnalyzeOptions, analyze
+from multilora.spectral.analyze import AnalyzeOptions, analyze
 from multilora.terminal import Silent
 from spectral.run_folders import METHODS, make_comparison
 
@@ -41,8 +40,7 @@ def make_study(folder: Path) -> Path:
     recipe = load_recipe(comparison / "cells/multilora/mixed/seed-0/recipe.yaml").determining()
     (comparison / "comparison.json").write_text(json.dumps({"recipe": recipe, "limit": None, "max_new_tokens": 16}))
     (comparison / "results.json").write_text(json.dumps(comparison_results()))
-    with patch("multilora.report.analyze.write_figures"):  # they take seconds, and no page needs them
-        analyze([str(comparison)], folder / "out", AnalyzeOptions(), Silent())
+    analyze([str(comparison)], folder / "out", AnalyzeOptions(), Silent())
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from multilora.report.inputs import ReportInputs, gather
+from multilora.spectral.sources import find_sources
 from report.study import SEEDS, TASKS
 
 
@@ -93,6 +94,19 @@ def test_a_run_of_the_folders_has_what_the_analysis_found_in_it(
     found = gather(inputs.data, [alone]).all_runs
     assert list(found) == ["another", *inputs.data.runs]
     assert (found["another"].analysed, found["full seed 0"].results) == (None, None)
+
+
+def test_what_the_analysis_found_is_not_searched_again(study: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(study / "comparison", tmp_path / "grid")
+    sources, searched = find_sources([str(folder)]), gather(None, [folder])
+    for recipe in folder.glob("cells/*/*/*/recipe.yaml"):
+        recipe.unlink()
+    assert gather(None, [folder], sources=sources) == searched
+    assert gather(None, [folder]).runs == []
+
+
+def test_an_analysis_writes_no_page(study: Path) -> None:
+    assert {path.name for path in (study / "out").iterdir()} == {"analysis.json", "analysis.parquet", "cache"}
 
 
 def test_results_of_the_first_version_are_read(study: Path, tmp_path: Path) -> None:

@@ -75,13 +75,19 @@ class ReportInputs:
         return [comparison.results for comparison in self.comparisons if comparison.results is not None]
 
 
-def gather(data: AnalysisRecord | None, folders: Sequence[Path], bench: BenchRecord | None = None) -> ReportInputs:
+def gather(
+    data: AnalysisRecord | None,
+    folders: Sequence[Path],
+    bench: BenchRecord | None = None,
+    sources: Sequence[Source] | None = None,
+) -> ReportInputs:
     """Read what the folders hold besides their weights. What is missing or damaged is left out, and said in `notes`.
 
     Args:
         data: the analysis; None if nothing was analysed.
         folders: those that were analysed: runs, comparisons, adapters, models.
         bench: what methods cost; None if not measured.
+        sources: what the analysis found in the folders; None: they are searched.
     """
     notes: list[str] = []
     comparisons = [
@@ -98,11 +104,12 @@ def gather(data: AnalysisRecord | None, folders: Sequence[Path], bench: BenchRec
         for comparison in comparisons
         if comparison.results is None and not ComparisonLayout(Path(comparison.folder)).results.exists()
     ]
-    try:
-        sources = find_sources([str(folder) for folder in folders]) if folders else []
-    except InputError as error:  # such as a comparison none of whose cells has ended well
-        notes.append(str(error))
-        sources = []
+    if sources is None:
+        try:
+            sources = find_sources([str(folder) for folder in folders]) if folders else []
+        except InputError as error:  # such as a comparison none of whose cells has ended well
+            notes.append(str(error))
+            sources = []
     return ReportInputs(data, comparisons, [_run(source, notes) for source in sources], notes, bench)
 
 

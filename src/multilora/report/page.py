@@ -29,6 +29,7 @@ from multilora.report.sections.trained import trained
 from multilora.report.sections.training import losses, resources
 from multilora.report.summary import sentences as summary_sentences
 from multilora.spectral.record import AnalysisRecord
+from multilora.spectral.sources import Source
 from multilora.storage.folders import write_text
 
 REPORT_FILE = "report.html"
@@ -36,7 +37,11 @@ _SHOWN_NOTES = 50
 
 
 def report_on(
-    path: Path, data: AnalysisRecord | None, folders: Sequence[Path], bench: BenchRecord | None = None
+    path: Path,
+    data: AnalysisRecord | None,
+    folders: Sequence[Path],
+    bench: BenchRecord | None = None,
+    sources: Sequence[Source] | None = None,
 ) -> None:
     """Write the page of an analysis, of comparisons, of a bench, or of all.
 
@@ -45,8 +50,9 @@ def report_on(
         data: the analysis; None if nothing was analysed.
         folders: those that were analysed: runs, comparisons, adapters, models.
         bench: what methods cost; None if not measured.
+        sources: what the analysis found in the folders; None: they are searched.
     """
-    inputs = gather(data, folders, bench)
+    inputs = gather(data, folders, bench, sources)
     claims = judge(data, inputs.results, bench)
     if inputs.only_bench:
         claims = [claim for claim in claims if claim.verdict != "not measured"]

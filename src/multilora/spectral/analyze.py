@@ -1,4 +1,4 @@
-"""`multilora analyze`: what adapters and fine-tuned models changed, by their spectra."""
+"""Analysing runs, comparisons, adapters and models: from their folders to analysis.json and analysis.parquet."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 import torch
 
 from multilora.base.weights import ModelWeights, local_model
-from multilora.bench.record import read_bench
 from multilora.errors import InputError
-from multilora.report.page import REPORT_FILE, report_on
-from multilora.report.static import write_figures
 from multilora.spectral.analysis import analyse, open_runs
 from multilora.spectral.cache import Cache
 from multilora.spectral.deltas import AdapterDelta, DecompositionOptions
@@ -23,7 +20,7 @@ from multilora.spectral.tables import JSON_FILE, as_record, write_files
 from multilora.storage.folders import is_empty
 from multilora.terminal import Progress
 
-CACHE, FIGURES = "cache", "figures"
+CACHE = "cache"
 PRECISIONS = {"auto": None, "fp32": torch.float32, "fp64": torch.float64}
 
 
@@ -39,7 +36,6 @@ class AnalyzeOptions:
         precision: auto, fp32 or fp64.
         mechanism: compare ΔW with the base weights, if there are any.
         intruders: count intruder dimensions, too.
-        bench: the bench.json of `multilora bench`, or its folder, for the page and the figures; None: there is none.
     """
 
     base: str | None = None
@@ -49,7 +45,6 @@ class AnalyzeOptions:
     precision: str = "auto"
     mechanism: bool = True
     intruders: bool = False
-    bench: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -57,22 +52,22 @@ class AnalyzeReport:
     """What `analyze` wrote.
 
     Attributes:
-        folder: with report.html, analysis.json, analysis.parquet, figures/ and cache/.
-        page: the page.
+        folder: with analysis.json, analysis.parquet and cache/.
         record: the analysis.
+        sources: what was analysed.
         faults: the matrices that could not be analysed.
         notes: what the reader has to know besides.
     """
 
     folder: Path
-    page: Path
     record: AnalysisRecord
+    sources: Sequence[Source]
     faults: Sequence[Fault]
     notes: Sequence[str]
 
 
 def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress: Progress) -> AnalyzeReport:
-    """Analyse runs; write analysis.json, analysis.parquet, figures and the page. Goes on where it was interrupted.
+    """Analyse runs; write analysis.json and analysis.parquet. Goes on where it was interrupted.
 
     Args:
         targets: folders of runs, comparisons, adapters and models.
@@ -82,11 +77,10 @@ def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress
 
     Raises:
         InputError: a target or the base model is none, is broken, or they do not belong together; `out` holds
-            something else; no matrix of any run could be analysed; the bench is none.
+            something else; no matrix of any run could be analysed.
     """
     _check_options(options)
     _check_out(out)
-    bench = None if options.bench is None else read_bench(options.bench)
     sources = find_sources(targets)
     compared = references(sources, options.reference)
     notes: list[str] = []
@@ -107,29 +101,28 @@ def analyze(targets: Sequence[str], out: Path, options: AnalyzeOptions, progress
     if not found.matrices:
         first = found.faults[0]
         raise InputError(f"no matrix of any run can be analysed; the first, {first.layer}: {first.message}")
-    settings = {name: value for name, value in asdict(options).items() if name != "bench"}
-    record = as_record(found, location, settings, notes)
+    record = as_record(found, location, asdict(options), notes)
     out.mkdir(parents=True, exist_ok=True)
     write_files(out, record, found)
-    write_figures(out / FIGURES, record, bench)
-    report_on(out / REPORT_FILE, record, [Path(target) for target in targets], bench)
-    return AnalyzeReport(out, out / REPORT_FILE, record, found.faults, notes)
+    return AnalyzeReport(out, record, sources, found.faults, notes)
 
 
 def _check_options(options: AnalyzeOptions) -> None:
     if options.top < 1:
-        raise InputError(f"--top must be at least 1; got {options.top}")
+        raise InputError(f"top must be at least 1; got {options.top}")
     if options.precision not in PRECISIONS:
-        raise InputError(f"--precision must be one of {', '.join(PRECISIONS)}; got {options.precision!r}")
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}; got {options.precision!r}")
     if options.intruders and not options.mechanism:
-        raise InputError("--intruders compares with the base weights, which --no-mechanism leaves out; drop one")
+        raise InputError(
+            "intruders compares with the base weights, which mechanism=False (--no-mechanism) leaves out; drop one"
+        )
 
 
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out: {str(out)!r} is a file; choose a folder")
+        raise InputError(f"out: {str(out)!r} is a file; choose a folder")
     if not is_empty(out) and not (out / JSON_FILE).is_file() and not (out / CACHE).is_dir():
-        raise InputError(f"--out: {str(out)!r} is not empty and holds no analysis; choose another folder")
+        raise InputError(f"out: {str(out)!r} is not empty and holds no analysis; choose another folder")
 
 
 def _base(
