@@ -171,11 +171,10 @@ def test_what_is_too_long_is_counted(recipe: Path, handling: str) -> None:
     assert any("longer than max_length" in note or "truncated to" in note for note in preview.notes)
 
 
-def test_of_a_stream_the_first_rows_are_read(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_stream_the_first_rows_are_read(recipe: Path) -> None:
     whole = preview_recipe(recipe, ["mixture.streaming=true"])
     assert whole.tasks == preview_recipe(recipe).tasks
-    monkeypatch.setattr("multilora.training.preview._ROWS_OF_STREAM", 35)
-    cut = preview_recipe(recipe, ["mixture.streaming=true"])
+    cut = preview_recipe(recipe, ["mixture.streaming=true"], rows_of_stream=35)
     assert cut.notes[1:] == ["a: it streams; the figures are of its first 35 rows"]
     assert cut.notes[:1] == whole.notes
     assert "`multilora data check`" in whole.notes[0]

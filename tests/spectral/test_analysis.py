@@ -256,13 +256,9 @@ def test_memory_holds_one_layer(folders: Path, tmp_path: Path, monkeypatch: pyte
     assert spy.most_alive <= 6  # A, B and the scale, twice at most
 
 
-def test_few_vectors_of_large_full_matrices_agree_with_all(
-    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_vectors_of_large_full_matrices_agree_with_all(folders: Path, tmp_path: Path) -> None:
     exact = analysed(folders, ["full", "multi"], tmp_path / "exact")
-    monkeypatch.setattr("multilora.spectral.dense.EXACT_UP_TO", 10)
-    monkeypatch.setattr("multilora.spectral.deltas.EXACT_UP_TO", 10)
-    options = DecompositionOptions(top=4, dtype=torch.float64)
+    options = DecompositionOptions(top=4, dtype=torch.float64, exact_up_to=10)
     random = analysed(folders, ["full", "multi"], tmp_path / "random", decomposition=options)
     one, other = (record(found, "full") for found in (exact, random))
     assert one["vectors"]["method"] == "exact"

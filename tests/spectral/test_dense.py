@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from multilora.spectral import dense
-from multilora.spectral.dense import top_svd
 from multilora.spectral.subspace import subspace_similarity
 
-
-@pytest.fixture(autouse=True)
-def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The random method at sizes at which the exact one is quick."""
-    monkeypatch.setattr(dense, "EXACT_UP_TO", 50)
+# The random method at sizes at which the exact one is quick.
+top_svd = partial(dense.top_svd, exact_up_to=50)
 
 
 def with_spectrum(values: Tensor, d_out: int, d_in: int) -> Tensor:

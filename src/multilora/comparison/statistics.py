@@ -14,7 +14,6 @@ Floats = NDArray[np.float64]
 Metric = Callable[[Floats], Floats]
 
 SEEDS_FOR_P_VALUE = 5
-_CHUNK_NUMBERS = 2**24  # random numbers held at a time
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,9 @@ class Difference:
     p_value: float | None
 
 
-def paired_difference(tasks: Sequence[PairedTask], seed: int = 0, draws: int = 10_000) -> Difference:
+def paired_difference(
+    tasks: Sequence[PairedTask], seed: int = 0, draws: int = 10_000, *, held: int = 2**24
+) -> Difference:
     """The difference of the mean over tasks, by a hierarchical paired bootstrap.
 
     A draw takes seeds with replacement, the same for both methods and all tasks, and of each task units with
@@ -92,6 +93,7 @@ def paired_difference(tasks: Sequence[PairedTask], seed: int = 0, draws: int = 1
         tasks: all with the same number of seeds.
         seed: of the bootstrap.
         draws: of the bootstrap.
+        held: random numbers in memory at a time.
     """
     rng = np.random.default_rng(seed)
     seeds = tasks[0].first.shape[0]
@@ -103,7 +105,7 @@ def paired_difference(tasks: Sequence[PairedTask], seed: int = 0, draws: int = 1
         of_seeds += (first - second) / len(tasks)
         observed += float(np.mean(first - second)) / len(tasks)
         done = 0
-        for units in _drawn_in_chunks(rng, counts.shape[2], draws):
+        for units in _drawn_in_chunks(rng, counts.shape[2], draws, held):
             sums = np.einsum("du,msuk->dmsk", units, counts, optimize=True)
             values = task.metric(sums)  # (chunk, 2, seeds)
             part = slice(done, done + len(units))
@@ -150,7 +152,7 @@ def _drawn(rng: np.random.Generator, count: int, draws: int) -> Floats:
     return np.bincount(places.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
 
 
-def _drawn_in_chunks(rng: np.random.Generator, count: int, draws: int) -> Iterator[Floats]:
-    size = max(1, _CHUNK_NUMBERS // count)
+def _drawn_in_chunks(rng: np.random.Generator, count: int, draws: int, held: int) -> Iterator[Floats]:
+    size = max(1, held // count)
     for start in range(0, draws, size):
         yield _drawn(rng, count, min(size, draws - start))

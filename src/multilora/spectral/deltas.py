@@ -28,11 +28,13 @@ class DecompositionOptions:
         top: how many singular vectors of a full matrix are computed, and compared at most.
         exact: compute the vectors of full matrices by the whole decomposition, whatever their size.
         dtype: float32 or float64; None: float64, and float32 for large full matrices.
+        exact_up_to: the smaller side of a full matrix above which it is large.
     """
 
     top: int = 64
     exact: bool = False
     dtype: torch.dtype | None = None
+    exact_up_to: int = EXACT_UP_TO
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,17 @@ class ModelDelta:
             InputError: as `delta`.
         """
         shape = self.shapes[layer]
-        large = min(shape) > EXACT_UP_TO
+        large = min(shape) > options.exact_up_to
         dtype = options.dtype or (torch.float32 if large else torch.float64)
         delta = self.delta(layer, dtype).to(best_device())
         values = torch.linalg.svdvals(delta) if large and not options.exact else None
-        top = top_svd(delta, min(shape) if values is None else options.top, values=values, exact=options.exact)
+        top = top_svd(
+            delta,
+            min(shape) if values is None else options.top,
+            values=values,
+            exact=options.exact,
+            exact_up_to=options.exact_up_to,
+        )
         S = (top.S if values is None else values).cpu()
         U, Vh = top.U[:, : options.top].cpu().clone(), top.Vh[: options.top].cpu().clone()
         return Decomposition(

@@ -37,7 +37,13 @@ def best_device() -> torch.device:
 
 
 def top_svd(
-    matrix: Tensor, k: int, *, values: Tensor | None = None, exact: bool = False, tolerance: float = 1e-4
+    matrix: Tensor,
+    k: int,
+    *,
+    values: Tensor | None = None,
+    exact: bool = False,
+    tolerance: float = 1e-4,
+    exact_up_to: int = EXACT_UP_TO,
 ) -> TopSvd:
     """The k strongest singular triples of a matrix, in its dtype and on its device.
 
@@ -52,10 +58,11 @@ def top_svd(
         values: singular values of the matrix, descending, if they are known.
         exact: compute the whole decomposition whatever the size.
         tolerance: of the check, relative to σ_1.
+        exact_up_to: the smaller side up to which the whole decomposition is computed anyway.
     """
     size = min(matrix.shape)
     k = min(k, size)
-    if not exact and size > EXACT_UP_TO and (found := _krylov(matrix, k, values, tolerance)) is not None:
+    if not exact and size > exact_up_to and (found := _krylov(matrix, k, values, tolerance)) is not None:
         return found
     U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
     return TopSvd(U[:, :k].clone(), S[:k].clone(), Vh[:k].clone(), "exact", 0.0)

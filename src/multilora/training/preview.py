@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,6 @@ from multilora.terminal import quiet_libraries
 from multilora.training.prepare import encode_mixture, open_tasks, row_rules, steps_of
 
 _ROWS_TO_PACK = 2000
-_ROWS_OF_STREAM = 10_000
 _LOSSY_SHARE = 0.01
 
 
@@ -109,7 +108,9 @@ class Preview:
         return facts
 
 
-def preview_recipe(path: Path, overrides: Sequence[str] = (), samples: int = 3) -> Preview:
+def preview_recipe(
+    path: Path, overrides: Sequence[str] = (), samples: int = 3, rows_of_stream: int = 10_000
+) -> Preview:
     """Read and encode a recipe's data as training does. The model's weights are not loaded, only its tokenizer.
 
     Of a recipe that streams only the first rows of each task are read, as their number may be without bound.
@@ -118,6 +119,7 @@ def preview_recipe(path: Path, overrides: Sequence[str] = (), samples: int = 3) 
         path: the recipe.
         overrides: as for `load_recipe`.
         samples: how many to show of each task.
+        rows_of_stream: how many rows of each task to read at most if the recipe streams.
 
     Raises:
         InputError: what stops training stops this: the recipe, the data, the tokenizer.
@@ -128,10 +130,13 @@ def preview_recipe(path: Path, overrides: Sequence[str] = (), samples: int = 3) 
     with quiet_libraries():
         tokenizer = source.tokenizer()
         encoder = PromptCompletionEncoder(tokenizer)
-        prepare = _first_rows if recipe.mixture.streaming else encode_mixture
         with guard.reading():
-            mixture = prepare(recipe, guard.tasks, encoder)
-        return _preview(recipe, guard, tokenizer, encoder, mixture, samples)
+            if recipe.mixture.streaming:
+                mixture = _first_rows(recipe, guard.tasks, encoder, rows_of_stream)
+            else:
+                mixture = encode_mixture(recipe, guard.tasks, encoder)
+        cut = {task.name for task in mixture.tasks if recipe.mixture.streaming and task.counts.rows >= rows_of_stream}
+        return _preview(recipe, guard, tokenizer, encoder, mixture, samples, cut)
 
 
 def _guard_of(recipe: Recipe, tasks: list[Task]) -> Guard:
@@ -141,8 +146,8 @@ def _guard_of(recipe: Recipe, tasks: list[Task]) -> Guard:
     return Guard.of(tasks, recipe.mixture.on_leak)
 
 
-def _first_rows(recipe: Recipe, tasks: Sequence[Task], encoder: PromptCompletionEncoder) -> EncodedMixture:
-    rows = encode_tasks(tasks, encoder, row_rules(recipe), limit=_ROWS_OF_STREAM)
+def _first_rows(recipe: Recipe, tasks: Sequence[Task], encoder: PromptCompletionEncoder, limit: int) -> EncodedMixture:
+    rows = encode_tasks(tasks, encoder, row_rules(recipe), limit=limit)
     return EncodedMixture(rows, [recipe.tasks[task.name].rate for task in tasks])
 
 
@@ -153,7 +158,9 @@ def _preview(
     encoder: PromptCompletionEncoder,
     mixture: EncodedMixture,
     samples: int,
+    cut: Collection[str],
 ) -> Preview:
+    """`cut` names the tasks that may have more rows than were read."""
     training, steps = recipe.training, steps_of(recipe, mixture)
     rows = steps * training.batch_size * training.gradient_accumulation
     examples_per_row, useful = _rows_of(recipe, mixture, rows)
@@ -174,7 +181,7 @@ def _preview(
             rate=rate,
             share_of_examples=share,
             share_of_tokens=part / sum(tokens),
-            epochs=None if _cut_off(recipe, encoded) else examples * share / len(encoded),
+            epochs=None if task.name in cut else examples * share / len(encoded),
             round_trip=round_trip(task, counts.rows, encoder, tokenizer),
             samples=[_sample(encoded, row, tokenizer) for row in spread(len(encoded), samples)],
         )
@@ -190,22 +197,17 @@ def _preview(
         max_length=training.max_length,
         on_long_example=training.on_long_example,
         tasks=previews,
-        notes=guard.notes + [note for task in mixture.tasks for note in _notes(recipe, guard, task)],
+        notes=guard.notes + [note for task in mixture.tasks for note in _notes(guard, task, task.name in cut)],
         warnings=[
             _lossy(name, task.round_trip) for name, task in previews.items() if task.round_trip.share > _LOSSY_SHARE
         ],
     )
 
 
-def _cut_off(recipe: Recipe, task: EncodedTask) -> bool:
-    """There may be more rows than were read."""
-    return recipe.mixture.streaming and task.counts.rows >= _ROWS_OF_STREAM
-
-
-def _notes(recipe: Recipe, guard: Guard, task: EncodedTask) -> list[str]:
+def _notes(guard: Guard, task: EncodedTask, is_cut: bool) -> list[str]:
     cut = [f"{task.name}: it streams; the figures are of its first {task.counts.rows:,} rows"]
     left_out = guard.leaked[task.name].notes(task.name) if task.name in guard.leaked else []
-    return (cut if _cut_off(recipe, task) else []) + left_out + task.counts.notes(task.name)
+    return (cut if is_cut else []) + left_out + task.counts.notes(task.name)
 
 
 def _rows_of(recipe: Recipe, mixture: EncodedMixture, rows: int) -> tuple[float, float]:
