@@ -44,14 +44,31 @@ LONGEST = (
 
 
 # What `make test-all` has beyond `make test`, beside tests marked so where they stand: cases of a law of which others
-# stay, and the toys of benchmarks whose parts have tests.
+# stay, the toys of benchmarks whose parts have tests, sweeps over real data, and two long ones: `make demo`'s study, and
+# divided models, whose files and options are tested in `make test`.
 FULL = (
+    "benchmarks/test_benchmarks.py::*_record*",
+    "benchmarks/test_gpu_benchmark.py::*",
     "benchmarks/test_merge_benchmark.py::*",
+    "data/test_packing.py::test_the_real_mixture_fills_its_rows",
+    "data/test_streaming.py::test_memory_does_not_grow_with_the_data",
+    "end_to_end/test_demo.py::*",
+    "end_to_end/test_sharded.py::*",
+    "evaluation/test_against_stock.py::test_mmlu[high_school_us_history]",
+    "evaluation/test_against_stock.py::test_mmlu[us_foreign_policy]",
+    "evaluation/test_against_stock.py::test_mmlu[abstract_algebra]",
+    "evaluation/test_against_stock.py::test_prompts_of_all_rows*",
+    "gpu/test_layer_on_devices.py::test_a_compiled_block_trains_as_an_eager_one[cpu*",
+    "gpu/test_training_on_devices.py::test_three_steps_are_those_of_a_cpu[cpu*",
+    "miniature/test_base.py::test_it_cannot_do_the_tasks",
     "resources/test_memory.py::test_the_estimate_is_near_a_measured_run[*-bf16-checkpointed]",
+    "resources/test_memory.py::test_the_estimate_is_near_a_measured_run[*-fp32-*]",
     "resources/test_memory.py::test_quantised_weights_are_in_the_estimate[*checkpointing*]",
     "resources/test_memory.py::test_quantised_weights_are_in_the_estimate[*double_quant*]",
     "resources/test_memory.py::test_quantised_weights_are_in_the_estimate[lora-*]",
     "spectral/test_spectrum_benchmark.py::*",
+    "tasks/test_hub_real_data.py::*",
+    "tasks/test_real_data.py::test_every_row_of_the_data_set[multirc*",
 )
 
 

@@ -2,11 +2,13 @@
 
 from importlib.metadata import version
 
+from multilora.tuner import quiet as _quiet  # noqa: F401 # pyright: ignore[reportUnusedImport] - the rest imports PEFT
+
+# isort: split
 from multilora.adapter.export.peft import export_lora
 from multilora.adapter.from_lora import from_lora
 from multilora.errors import InputError
 from multilora.tasks.registry import register_task
-from multilora.tuner import quiet as _quiet  # noqa: F401 # pyright: ignore[reportUnusedImport] - first: the rest imports PEFT
 from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.model import MultiLoraModel
 from multilora.tuner.registration import register
