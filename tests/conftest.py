@@ -44,7 +44,7 @@ LONGEST = (
 
 
 # What `make test-all` has beyond `make test`, beside tests marked so where they stand: cases of a law of which others
-# stay, the toys of benchmarks whose parts have tests, sweeps over real data, and two long ones: `make demo`'s study, and
+# stay, the toys of benchmarks whose parts have tests, sweeps over real data, and two long ones: the demo's study, and
 # divided models, whose files and options are tested in `make test`.
 FULL = (
     "benchmarks/test_benchmarks.py::*_record*",
