@@ -78,7 +78,7 @@ def bitsandbytes_config(section: QuantizationSection, dtype: torch.dtype, struct
 
 
 def stored_quantization(structure: nn.Module) -> QuantizationSection | None:
-    """What a model's own configuration says of weights that are stored quantised; None: they are not.
+    """What a model's own configuration says of weights that are stored quantised; None if they are not.
 
     Args:
         structure: the base model, which may be on the meta device.

@@ -22,7 +22,7 @@ def base_structure(section: ModelSection) -> tuple[nn.Module, str]:
     not downloaded before.
 
     Raises:
-        InputError: neither is there, the two contradict each other, or transformers cannot build such a model.
+        InputError: neither exists, the two contradict each other, or transformers cannot build the model.
     """
     config = _own_config(section)
     source = "model.shape" if config is None else "config.json"

@@ -23,7 +23,7 @@ def model_structure(model: str, *, local_files_only: bool = False) -> nn.Module:
         local_files_only: of a hub id, look only at what was downloaded before.
 
     Raises:
-        InputError: there is no such folder or id, or transformers cannot build such a model.
+        InputError: the folder or id does not exist, or transformers cannot build the model.
     """
     model_folder(model)
     try:

@@ -67,7 +67,7 @@ class MergeFolder:
             self._unlock()
 
     def finished(self, name: str, size: int) -> list[TensorRounding] | None:
-        """What is known of a complete shard; None: it has to be written."""
+        """What is known of a complete shard; None if it has to be written."""
         file = self.path / name
         if name not in self._shards or not file.is_file() or file.stat().st_size != size:
             return None

@@ -30,7 +30,7 @@ class Verification:
         difference: max |merged − adapted| / max |adapted|.
         same_top: share of the positions whose likeliest token is the same.
         positions: how many were compared, of random tokens.
-        tolerance: what the difference may be: 1e-5, or what rounding alone makes of such a model where that is more;
+        tolerance: the largest difference allowed: 1e-5, or the effect of rounding alone on this model if larger;
             None: the merged weights are rounded to half precision, and no bound is known.
     """
 

@@ -26,7 +26,7 @@ def prepare(model: nn.Module) -> None:
 
     At the first forward in eval mode on a CPU with AVX512-BF16, bitsandbytes sorts a 4-bit weight for its kernel, in
     place, and rounds the scales to bf16. From then on no gradient passes through the layer, merging and saving read
-    numbers in the wrong order; and where d_out is no multiple of 32 or d_in none of the block, that forward fails.
+    numbers in the wrong order; and if d_out is no multiple of 32, or d_in no multiple of the block, that forward fails.
     Unsorted, a layer computes `x Wᵀ` with the dequantised W to the bit, in evaluation as in training.
     """
     for module in model.modules():

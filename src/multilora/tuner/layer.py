@@ -243,7 +243,7 @@ class MultiLoraLayer(nn.Module, BaseTunerLayer):
                 self.alpha_over_r[name] *= scale
 
     def unscale_layer(self, scale: float | None = None) -> None:
-        """Divide the constant of every active adapter by `scale`; None: back to `lora_alpha / r`."""
+        """Divide the constant of every active adapter by `scale`; None restores `lora_alpha / r`."""
         for name in self.active_adapters:
             if name in self.alpha_over_r:
                 if scale is None:
