@@ -261,4 +261,4 @@ def test_the_fixture_is_small_and_names_no_place() -> None:
     assert sum(map(len, files.values())) < 600_000
     for name, content in files.items():
         if name != "README.md":
-            assert not any(place.encode() in content for place in (gettempdir(), str(FIXTURE.parents[3]))), name
+            assert not any(place.encode() in content for place in (gettempdir(), str(FIXTURE.parents[2]))), name
