@@ -10,6 +10,7 @@ from multilora.adapter.from_lora import from_lora
 from multilora.errors import InputError
 from multilora.tasks.registry import register_task
 from multilora.tuner.config import MultiLoraConfig
+from multilora.tuner.linear import MultiLoraLinear
 from multilora.tuner.model import MultiLoraModel
 from multilora.tuner.registration import register
 
@@ -20,6 +21,7 @@ register(MultiLoraConfig, MultiLoraModel)
 __all__ = [
     "InputError",
     "MultiLoraConfig",
+    "MultiLoraLinear",
     "MultiLoraModel",
     "__version__",
     "export_lora",

@@ -355,7 +355,7 @@ def test_what_a_lora_cannot_say_is_refused(
         export_lora(tmp_path / "a", tmp_path / "out")
     if method == "lora":
         with pytest.raises(InputError, match=match):
-            from_lora(tmp_path / "a", 2, tmp_path / "out")
+            from_lora(tmp_path / "a", tmp_path / "out", 2)
     assert not (tmp_path / "out").exists()
 
 
@@ -510,7 +510,7 @@ def test_from_lora_is_the_lora(
     adapted = save_adapter(make_model(), tmp_path / "lora", lora_config(**arguments))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the patterns' ranks, which 3 does not divide
-        report = from_lora(tmp_path / "lora", num_loras, tmp_path / "multi", scaling=scaling)
+        report = from_lora(tmp_path / "lora", tmp_path / "multi", num_loras, scaling=scaling)
     model = load(make_model(), tmp_path / "multi")
     assert_same_logits(logits(model), adapted)
     config = model.peft_config["default"]
@@ -524,7 +524,7 @@ def test_from_lora_and_back_is_the_same_delta_weight(make_llama: Make, tmp_path:
     save_adapter(make_llama(), tmp_path / "lora", lora_config(r=4, **PATTERNS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from_lora(tmp_path / "lora", num_loras, tmp_path / "multi")
+        from_lora(tmp_path / "lora", tmp_path / "multi", num_loras)
     export_lora(tmp_path / "multi", tmp_path / "back")
     assert_same_deltas(tmp_path / "back", tmp_path / "lora", 1e-6)
 
@@ -532,7 +532,7 @@ def test_from_lora_and_back_is_the_same_delta_weight(make_llama: Make, tmp_path:
 def test_half_precision_loses_nothing_by_folding(make_llama: Make, tmp_path: Path) -> None:
     config = lora_config(r=6, lora_alpha=7)  # 7/6 has no exact half-precision product
     get_peft_model(make_llama().bfloat16(), config, autocast_adapter_dtype=False).save_pretrained(tmp_path / "lora")
-    from_lora(tmp_path / "lora", 3, tmp_path / "multi")
+    from_lora(tmp_path / "lora", tmp_path / "multi", 3)
     assert_same_deltas(tmp_path / "multi", tmp_path / "lora", 1e-6)
 
 
@@ -541,7 +541,7 @@ def test_padding_is_said_changes_nothing_and_learns(make_llama: Make, tmp_path: 
     with pytest.warns(
         UserWarning, match="14 layers have a rank that 3 modules cannot share equally .*: 4.* multiple .6"
     ):
-        report = from_lora(tmp_path / "lora", 3, tmp_path / "multi")
+        report = from_lora(tmp_path / "lora", tmp_path / "multi", 3)
     assert report.r == 2
     assert len(report.padded) == 14
     model = PeftModel.from_pretrained(make_llama(), tmp_path / "multi", is_trainable=True)
@@ -562,7 +562,7 @@ def test_the_padding_is_a_function_of_the_seed(make_llama: Make, tmp_path: Path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, seed in (("one", 1), ("same", 1), ("other", 2)):
-            from_lora(tmp_path / "lora", 3, tmp_path / name, seed=seed)
+            from_lora(tmp_path / "lora", tmp_path / name, 3, seed=seed)
     one, same, other = ((tmp_path / name / WEIGHTS_FILE).read_bytes() for name in ("one", "same", "other"))
     assert one == same != other
 
@@ -582,15 +582,25 @@ def test_from_lora_refuses_bad_arguments(make_llama: Make, tmp_path: Path, argum
     assert not (tmp_path / "multi").exists()
 
 
+def test_the_order_of_old_is_recognised(make_llama: Make, tmp_path: Path) -> None:
+    save_adapter(make_llama(), tmp_path / "lora", lora_config())
+    old: Any = (tmp_path / "lora", 2, tmp_path / "multi")
+    with pytest.raises(InputError, match=r"the folder to create second.*from_lora\('.*lora', .*multi.*, num_loras=2\)"):
+        from_lora(*old)
+    assert not (tmp_path / "multi").exists()
+    from_lora(num_loras=2, out_dir=tmp_path / "multi", adapter_dir=tmp_path / "lora")  # by name, in any order
+    assert_same_deltas(tmp_path / "multi", tmp_path / "lora", 1e-6)
+
+
 def test_from_lora_refuses_dora(make_llama: Make, tmp_path: Path) -> None:
     get_peft_model(make_llama(), lora_config(use_dora=True)).save_pretrained(tmp_path / "dora")
     with pytest.raises(InputError, match="DoRA"):
-        from_lora(tmp_path / "dora", 2, tmp_path / "multi")
+        from_lora(tmp_path / "dora", tmp_path / "multi", 2)
 
 
 def test_from_lora_refuses_a_multilora(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="MultiLoRA adapter already"):
-        from_lora(adapter, 2, tmp_path / "multi")
+        from_lora(adapter, tmp_path / "multi", 2)
 
 
 def test_memory_holds_one_layer_at_a_time(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ class FromLoraReport:
 
 def from_lora(
     adapter_dir: str | Path,
-    num_loras: int,
     out_dir: str | Path,
+    num_loras: int,
     *,
     scaling: Scaling = "vector",
     seed: int = 0,
@@ -63,16 +63,22 @@ def from_lora(
 
     Args:
         adapter_dir: folder of a plain LoRA; rsLoRA, rank_pattern and alpha_pattern are taken into account.
-        num_loras: number n of modules, at least 1.
         out_dir: the folder to create.
+        num_loras: number n of modules, at least 1.
         scaling: the kind of learned scale, as in `MultiLoraConfig`.
         seed: of the padding's random A.
         overwrite: replace the adapter that `out_dir` holds.
 
     Raises:
         InputError: the adapter cannot be read, is not a plain LoRA (DoRA and other variants) or holds more than LoRA
-            pairs; num_loras or scaling is out of range; `out_dir` is not empty, or is `adapter_dir`.
+            pairs; num_loras or scaling is out of range; `out_dir` is not empty, or is `adapter_dir`; the order of
+            arguments is the old one, with num_loras second.
     """
+    if isinstance(out_dir, int):  # pyright: ignore[reportUnnecessaryIsInstance] - callers of the old order
+        raise InputError(
+            f"from_lora takes the folder to create second, as export_lora does: from_lora({str(adapter_dir)!r}, "
+            f"{str(num_loras)!r}, num_loras={out_dir})"
+        )
     adapter = open_adapter(adapter_dir)
     out_dir = Path(out_dir)
     check_place(adapter, out_dir)

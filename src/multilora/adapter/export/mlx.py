@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from multilora.adapter.exporting import ExportReport, Format, Layout, export_as
 from multilora.adapter.file import AdapterFile
+from multilora.adapter.live import adapter_folder
 from multilora.base.structure import model_structure, output_layer_name
 from multilora.errors import InputError, nearest
 
@@ -39,9 +40,10 @@ _READ_BACK = (
 
 
 def export_mlx(
-    adapter_dir: str | Path,
+    adapter_dir: str | Path | nn.Module,
     out_dir: str | Path,
     *,
+    adapter_name: str | None = None,
     base: str | None = None,
     rank: int | None = None,
     dtype: torch.dtype | str | None = None,
@@ -53,8 +55,9 @@ def export_mlx(
     configuration is read (no weights) for its blocks.
 
     Args:
-        adapter_dir: folder of the adapter.
+        adapter_dir: folder of the adapter, or the model that carries it (a `PeftModel`).
         out_dir: the folder to create.
+        adapter_name: which of the model's adapters; None: the active one.
         base: folder or hub id of the base model; None: as the adapter's configuration names it.
         rank: truncate each layer to its best approximation of this rank; None: exact.
         dtype: of the stored tensors: float32, bfloat16 or float16; None: the adapter's own. Cast last.
@@ -64,7 +67,8 @@ def export_mlx(
         InputError: as `export_lora`; also where the base model's configuration cannot be read or is another model's,
             and where a layer is adapted that mlx-lm cannot adapt.
     """
-    return export_as(FORMAT, adapter_dir, out_dir, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
+    with adapter_folder(adapter_dir, adapter_name) as folder:
+        return export_as(FORMAT, folder, out_dir, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
 
 
 def _layout(adapter: AdapterFile, needed: int, dtype: torch.dtype, base: str | None) -> Layout:

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from multilora.adapter.exporting import ExportReport, Format, LayerExport, Layout, export_as
 from multilora.adapter.file import PREFIX, WEIGHTS_FILE, AdapterFile
+from multilora.adapter.live import adapter_folder
 from multilora.adapter.portable import portable_config, portable_rank, vllm_max_lora_rank
 
 _QKV = frozenset({"q_proj", "k_proj", "v_proj"})
@@ -22,9 +23,10 @@ _GATE_UP = frozenset({"gate_proj", "up_proj"})
 
 
 def export_lora(
-    adapter_dir: str | Path,
+    adapter_dir: str | Path | nn.Module,
     out_dir: str | Path,
     *,
+    adapter_name: str | None = None,
     rank: int | None = None,
     dtype: torch.dtype | str | None = None,
     overwrite: bool = False,
@@ -36,8 +38,9 @@ def export_lora(
     appears complete or not at all; memory holds one layer at a time.
 
     Args:
-        adapter_dir: folder of the adapter.
+        adapter_dir: folder of the adapter, or the model that carries it (a `PeftModel`).
         out_dir: the folder to create.
+        adapter_name: which of the model's adapters; None: the active one.
         rank: truncate each layer to its best approximation of this rank; None: exact. Layers of a smaller total rank
             stay exact, and R is still a multiple of 16.
         dtype: of the stored tensors: float32, bfloat16 or float16 (float64); None: the adapter's own. Cast last.
@@ -45,9 +48,11 @@ def export_lora(
 
     Raises:
         InputError: the adapter cannot be read or holds what a plain LoRA cannot say (modules_to_save, bias,
-            trainable_token_indices); rank out of range; `out_dir` is not empty, or is `adapter_dir`.
+            trainable_token_indices); the model has no such adapter; rank out of range; `out_dir` is not empty, or is
+            `adapter_dir`.
     """
-    return export_as(FORMAT, adapter_dir, out_dir, rank=rank, dtype=dtype, overwrite=overwrite)
+    with adapter_folder(adapter_dir, adapter_name) as folder:
+        return export_as(FORMAT, folder, out_dir, rank=rank, dtype=dtype, overwrite=overwrite)
 
 
 def _layout(adapter: AdapterFile, needed: int, _dtype: torch.dtype, _base: str | None) -> Layout:
