@@ -12,6 +12,7 @@ from peft.utils import PeftType
 
 from multilora.errors import InputError, nearest
 from multilora.tuner.initialization import HELP, STARTS, InitWeights
+from multilora.tuner.merging import ExactUnmerge
 from multilora.tuner.registration import MULTILORA, add_peft_type
 
 add_peft_type()
@@ -22,6 +23,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "scaling": ("vector", "scalar", "none"),
     "init_weights": (True, False, *STARTS),
     "bias": ("none", "all", "multilora_only"),
+    "exact_unmerge": (True, False, "cpu"),
 }
 
 
@@ -104,6 +106,16 @@ class MultiLoraConfig(PeftConfig):
     trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
         default=None,
         metadata={"help": "Token ids whose embeddings are trained too: a list, or embedding layer name to list."},
+    )
+
+    exact_unmerge: ExactUnmerge = field(
+        default=False,
+        metadata={
+            "help": "Keep the adapted layers' base weights while adapters are merged into them, so that unmerging "
+            "gives them back to the bit: True on their device, 'cpu' in main memory, at the cost of one copy of them. "
+            "False: ΔW is subtracted, and a half-precision base drifts a little at each merge. For trainers that merge "
+            "and unmerge at every step (GRPO with vLLM)."
+        },
     )
 
     def __post_init__(self) -> None:

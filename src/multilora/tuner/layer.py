@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
 
 from multilora.errors import InputError
 from multilora.tuner.factors import Factors
 from multilora.tuner.initialization import InitWeights, initialize
-from multilora.tuner.quantizers import prepare, quantizer_of
+from multilora.tuner.merging import ExactUnmerge, MergeableLayer
+from multilora.tuner.quantizers import prepare
 from multilora.tuner.zero3 import gather_external, is_partitioned
 
 
-class MultiLoraLayer(nn.Module, BaseTunerLayer):
+class MultiLoraLayer(MergeableLayer):
     """A base layer with MultiLoRA adapters, by name: what every kind of adapted layer has in common.
 
     Per adapter: `multilora_A` (n·r, d_in), `multilora_B` (d_out, n·r) and, unless its config says scaling='none',
@@ -28,7 +28,7 @@ class MultiLoraLayer(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("multilora_A", "multilora_B", "multilora_scaling")
-    other_param_names = ("multilora_dropout", "r", "num_loras", "lora_alpha", "alpha_over_r")
+    other_param_names = ("multilora_dropout", "r", "num_loras", "lora_alpha", "alpha_over_r", "exact_unmerge")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, **kwargs: Any) -> None:
         super().__init__()
@@ -50,7 +50,8 @@ class MultiLoraLayer(nn.Module, BaseTunerLayer):
         self.multilora_scaling = nn.ParameterDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self._kept_weight: Any = None  # the packed base weight while adapters are merged into it
+        self.exact_unmerge: dict[str, ExactUnmerge] = {}
+        self._kept_weight = None
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, **kwargs)
 
@@ -64,11 +65,13 @@ class MultiLoraLayer(nn.Module, BaseTunerLayer):
         lora_dropout: float = 0.0,
         scaling: str = "vector",
         init_weights: bool | InitWeights = True,
+        exact_unmerge: ExactUnmerge = False,
         inference_mode: bool = False,
     ) -> None:
         """Add the adapter `adapter_name`, or replace it. Arguments as in `MultiLoraConfig`."""
         self.r[adapter_name] = r
         self.num_loras[adapter_name] = num_loras
+        self.exact_unmerge[adapter_name] = exact_unmerge
         self.lora_alpha[adapter_name] = r if lora_alpha is None else lora_alpha
         self.alpha_over_r[adapter_name] = self.lora_alpha[adapter_name] / r
         self.multilora_dropout[adapter_name] = nn.Dropout(lora_dropout) if lora_dropout else nn.Identity()
@@ -160,71 +163,9 @@ class MultiLoraLayer(nn.Module, BaseTunerLayer):
         """
         return self.factors(adapter).delta()
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the adapters' ΔW to the base weight, in place.
-
-        The sum is formed in fp32 and rounded once to the weight's dtype. A quantised weight is dequantised, and the sum
-        quantised anew, which may lose most of ΔW: `multilora.base.quantization.requantization_errors` says how much.
-
-        Args:
-            safe_merge: check the new weight before it replaces the old one.
-            adapter_names: the adapters to merge; None: the active ones.
-
-        Raises:
-            ValueError: safe_merge, and the merged weight is not finite. The base weight is left as it was.
-        """
-        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.multilora_A]
-        if not names:
-            return
-        base = self.get_base_layer()
-        merged = weight = self.get_base_weight()
-        for name in names:
-            merged = self._plus_delta(merged, name, sign=1)
-            if safe_merge and not torch.isfinite(merged.to(weight.dtype)).all():
-                raise ValueError(
-                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken: merging it would "
-                    "put non-finite numbers into the base weight, which is left as it was"
-                )
-        quantizer = quantizer_of(base)
-        if quantizer is not None:
-            bits = quantizer.packed_bits(base)
-            warnings.warn(
-                f"merging into {bits}-bit weights quantises W + ΔW anew, and may lose most of ΔW; "
-                "multilora.base.quantization.requantization_errors(model), called before, says how much. Put the "
-                "adapter on base.dequantize() and merge there, and nothing is lost",
-                stacklevel=2,
-            )
-            if not self.merged_adapters:
-                self._kept_weight = quantizer.keep_weight(base)
-        self.set_base_weight(merged.to(weight.dtype))
-        self.merged_adapters += names
-
-    def unmerge(self) -> None:
-        """Take every merged ΔW out again.
-
-        A packed weight comes back to the bit. From any other weight ΔW is subtracted: in half
-        precision it comes back only up to rounding.
-        """
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        quantizer = quantizer_of(base := self.get_base_layer())
-        if quantizer is not None and self._kept_weight is not None:
-            quantizer.put_back(base, self._kept_weight)
-            self._kept_weight = None
-            self.merged_adapters.clear()
-        while self.merged_adapters:
-            name = self.merged_adapters.pop()
-            if name in self.multilora_A:
-                weight = self.get_base_weight()
-                self.set_base_weight(self._plus_delta(weight, name, sign=-1).to(weight.dtype))
-
-    @torch.no_grad()
-    def _plus_delta(self, weight: Tensor, adapter_name: str, sign: int) -> Tensor:
-        """W ± ΔW in the dtype that both promote to, at least fp32."""
-        delta = self.get_delta_weight(adapter_name)
-        delta = delta.to(weight.device, torch.promote_types(delta.dtype, weight.dtype))
-        return delta.mul_(sign).add_(weight)
+    def has_adapter(self, adapter: str) -> bool:
+        """Whether this layer has the adapter of that name."""
+        return adapter in self.multilora_A
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True

@@ -19,6 +19,7 @@ from multilora.errors import InputError, nearest
 from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.layer import MultiLoraLayer
 from multilora.tuner.linear import MultiLoraLinear, can_adapt
+from multilora.tuner.merging import merge_fault, shared_weights
 from multilora.tuner.quantizers import prepare
 
 # PEFT guards its own methods likewise, by name, and misses dt_proj.
@@ -101,6 +102,7 @@ class MultiLoraModel(BaseTuner):
             "lora_dropout": peft_config.lora_dropout,
             "scaling": peft_config.scaling,
             "init_weights": peft_config.init_weights,
+            "exact_unmerge": peft_config.exact_unmerge,
             "inference_mode": peft_config.inference_mode,
         }
         if isinstance(target, MultiLoraLayer):
@@ -136,6 +138,28 @@ class MultiLoraModel(BaseTuner):
         # PEFT's own version also assigns `child.weight` to the new module, which a base layer that comes back has
         # already and which fails for trainable tokens; our layers put themselves on the base layer's device.
         setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        """Before any layer is merged, so that a refusal leaves the whole model as it was.
+
+        Raises:
+            InputError: a base weight is another module's too, or is not what its layer computes with.
+        """
+        super()._check_merge_allowed()
+        if shared := shared_weights(self.model):
+            name, other = shared[0]
+            raise InputError(
+                f"cannot merge: {name!r} and {other!r} share one weight, and ΔW belongs to the first alone. Give the "
+                "first a weight of its own before adapting it (a clone; for a tied output layer tie_word_embeddings="
+                "False as well), or leave it out with exclude_modules"
+            )
+        for name, module in self.model.named_modules():
+            if not isinstance(module, MultiLoraLayer):
+                continue
+            weight = module.get_base_layer()._parameters.get("weight")
+            offloaded = weight is not None and weight.is_meta  # loaded, and looked at, when its turn comes
+            if not offloaded and (fault := merge_fault(module)):
+                raise InputError(f"cannot merge into {name!r}: {fault}")
 
     # Mixed batches: one adapter name per row, at inference, as PEFT's LoRA has them --------------------------------
 
