@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from peft import PeftConfig
+from peft.config import PeftConfig
 from peft.utils import PeftType
 
 from multilora.errors import InputError, nearest

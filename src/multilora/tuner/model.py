@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
-from peft import PeftConfig
+from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper, get_quantization_kwargs
 from peft.utils.error import NoMatchingPeftModuleError
