@@ -11,12 +11,15 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 
 from multilora.errors import InputError, nearest
+from multilora.tuner.field_help import documents_fields
 from multilora.tuner.initialization import HELP, STARTS, InitWeights
+from multilora.tuner.lora_arguments import takes_lora_arguments
 from multilora.tuner.merging import ExactUnmerge
 from multilora.tuner.registration import MULTILORA, add_peft_type
 
 add_peft_type()
 
+ALL_LINEAR = "all-linear"
 Scaling = Literal["vector", "scalar", "none"]
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -27,12 +30,16 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
+@takes_lora_arguments
+@documents_fields
 @dataclass
 class MultiLoraConfig(PeftConfig):
     """The configuration of MultiLoRA (Wang et al. 2023, arXiv 2311.11501): n LoRA modules in parallel per layer.
 
-    Each targeted linear layer computes `y = W x + Σ_i s_i ⊙ (lora_alpha / r) B_i A_i x`, i = 1 … num_loras. The
-    help text of each field (`MultiLoraConfig.__dataclass_fields__[name].metadata["help"]`) says what it does.
+    Each targeted linear layer computes `y = W x + Σ_i s_i ⊙ (lora_alpha / r) B_i A_i x`, i = 1 … num_loras.
+
+    Arguments of `peft.LoraConfig` that are not listed here are accepted at LoRA's defaults, and ignored; at any other
+    value they are refused with what they would be here.
 
     Raises:
         InputError (a ValueError): a field's value is out of range; the message names field, value and remedy.
@@ -96,11 +103,11 @@ class MultiLoraConfig(PeftConfig):
         default=None,
         metadata={"help": "Other modules to train in full and to save with the adapter, such as a classifier head."},
     )
-    bias: Literal["none", "all", "multilora_only"] = field(
+    bias: Literal["none", "all", "multilora_only", "lora_only"] = field(
         default="none",
         metadata={
-            "help": "Train biases too: 'all' of the model's, or those of the adapted layers ('multilora_only'). The "
-            "base model is then no longer what it was when the adapter is disabled."
+            "help": "Train biases too: 'all' of the model's, or those of the adapted layers ('multilora_only', or by "
+            "LoRA's name 'lora_only'). The base model is then no longer what it was when the adapter is disabled."
         },
     )
     trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
@@ -121,6 +128,10 @@ class MultiLoraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType(MULTILORA)
+        self.rank_pattern = self.rank_pattern or {}  # LoRA's may be None
+        self.alpha_pattern = self.alpha_pattern or {}
+        if self.bias == "lora_only":
+            self.bias = "multilora_only"
         for name in ("r", "num_loras"):
             _check_positive_integer(name, getattr(self, name))
         for pattern, r in self.rank_pattern.items():
@@ -158,15 +169,15 @@ class MultiLoraConfig(PeftConfig):
 
     def _check_targets(self) -> None:
         if self.target_modules is None:
-            self.target_modules = "all-linear"
+            self.target_modules = ALL_LINEAR
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise InputError(
-                f"layers_to_transform={self.layers_to_transform!r} needs target_modules as a list; got the regular "
-                f"expression or keyword {self.target_modules!r}. List the names, or put the layers into the expression"
+                f"layers_to_transform={self.layers_to_transform!r} needs target_modules as a list; "
+                f"got the regular expression {self.target_modules!r}. List the names, or put the layers into it"
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise InputError(f"layers_pattern={self.layers_pattern!r} needs layers_to_transform as well")
