@@ -119,9 +119,9 @@ def _ours(model: nn.Module, values: dict[str, Values], scaling: str) -> nn.Modul
     for name, v in values.items():
         layer = model.get_submodule(name)
         assert isinstance(layer, MultiLoraLinear)
-        layer.multilora_A["default"].copy_(v.A)
-        layer.multilora_B["default"].copy_(v.B)
-        layer.multilora_scaling["default"].copy_(v.c if scaling == "scalar" else v.c.unsqueeze(1))
+        layer.multilora_A["default"].weight.copy_(v.A)
+        layer.multilora_B["default"].weight.copy_(v.B)
+        layer.multilora_scaling["default"].weight.copy_(v.c if scaling == "scalar" else v.c.unsqueeze(1))
     return adapted
 
 

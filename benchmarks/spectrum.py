@@ -158,16 +158,16 @@ def write_adapter(folder: Path, options: argparse.Namespace) -> int:
     ]
     shapes: dict[str, tuple[int, ...]] = {}
     for name, d_out, d_in in layers:
-        shapes |= {f"{name}.multilora_A": (rank, d_in), f"{name}.multilora_B": (d_out, rank)}
-        shapes[f"{name}.multilora_scaling"] = (n, d_out)
+        shapes |= {f"{name}.multilora_A.weight": (rank, d_in), f"{name}.multilora_B.weight": (d_out, rank)}
+        shapes[f"{name}.multilora_scaling.weight"] = (n, d_out)
     generator = torch.Generator().manual_seed(0)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for name, d_out, d_in in layers:
             A, B = _random_pair(d_out, d_in, rank, generator)
-            yield f"{name}.multilora_A", A
-            yield f"{name}.multilora_B", B
-            yield f"{name}.multilora_scaling", 0.1 * torch.randn(n, d_out, generator=generator)
+            yield f"{name}.multilora_A.weight", A
+            yield f"{name}.multilora_B.weight", B
+            yield f"{name}.multilora_scaling.weight", 0.1 * torch.randn(n, d_out, generator=generator)
 
     file = folder / "adapter_model.safetensors"
     write_safetensors(file, shapes, torch.float32, tensors())

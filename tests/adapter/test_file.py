@@ -266,8 +266,8 @@ FIRST = "base_model.model.first"
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda t: t.pop(f"{FIRST}.multilora_A"), "first: multilora_A missing"),
-        (lambda t: t.pop(f"{FIRST}.multilora_scaling"), "first: multilora_scaling missing"),
+        (lambda t: t.pop(f"{FIRST}.multilora_A.weight"), "first: multilora_A.weight missing"),
+        (lambda t: t.pop(f"{FIRST}.multilora_scaling.weight"), "first: multilora_scaling.weight missing"),
         (lambda t: t.clear() or t.update({"x": torch.zeros(1)}), "unexpected tensor 'x'"),
         (lambda t: t.clear(), "nothing was saved"),
         (lambda t: t.update({"base_model.model.embed.weight": torch.zeros(2, 2)}), "unexpected tensor .*embed.weight"),
@@ -276,13 +276,13 @@ FIRST = "base_model.model.first"
             lambda t: t.update({"base_model.model.lm_head.base_layer.weight": torch.zeros(2, 2)}),
             "is a weight of the base model.*save_embedding_layers=False",
         ),
-        (lambda t: t.update({f"{FIRST}.multilora_A": torch.zeros(6)}), r"lora_A \(6,\)"),
-        (lambda t: t.update({f"{FIRST}.multilora_A": torch.zeros(6, 8, 1)}), r"lora_A \(6, 8, 1\)"),
-        (lambda t: t.update({f"{FIRST}.multilora_A": torch.zeros(6, 0)}), r"lora_A \(6, 0\)"),
-        (lambda t: t.update({f"{FIRST}.multilora_B": torch.zeros(7, 5)}), r"lora_B \(7, 5\)"),
-        (lambda t: t.update({f"{FIRST}.multilora_B": torch.zeros(())}), r"lora_B \(\)"),
-        (lambda t: t.update({f"{FIRST}.multilora_scaling": torch.zeros(2, 6)}), r"scaling \(2, 6\)"),
-        (lambda t: t.update({f"{FIRST}.multilora_A": torch.zeros(6, 8, dtype=torch.int32)}), "lora_A I32"),
+        (lambda t: t.update({f"{FIRST}.multilora_A.weight": torch.zeros(6)}), r"lora_A \(6,\)"),
+        (lambda t: t.update({f"{FIRST}.multilora_A.weight": torch.zeros(6, 8, 1)}), r"lora_A \(6, 8, 1\)"),
+        (lambda t: t.update({f"{FIRST}.multilora_A.weight": torch.zeros(6, 0)}), r"lora_A \(6, 0\)"),
+        (lambda t: t.update({f"{FIRST}.multilora_B.weight": torch.zeros(7, 5)}), r"lora_B \(7, 5\)"),
+        (lambda t: t.update({f"{FIRST}.multilora_B.weight": torch.zeros(())}), r"lora_B \(\)"),
+        (lambda t: t.update({f"{FIRST}.multilora_scaling.weight": torch.zeros(2, 6)}), r"scaling \(2, 6\)"),
+        (lambda t: t.update({f"{FIRST}.multilora_A.weight": torch.zeros(6, 8, dtype=torch.int32)}), "lora_A I32"),
     ],
 )
 def test_tensors_that_do_not_fit(adapter: Path, change: Callable[[dict[str, Tensor]], object], match: str) -> None:
@@ -314,7 +314,7 @@ def test_tensors_of_lora_variants_are_explained(lora: Path, key: str, match: str
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", ["multilora_A", "multilora_B", "multilora_scaling"])
 def test_numbers_that_are_not_finite_are_named_by_layer(adapter: Path, kind: str, number: float) -> None:
-    change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.{kind}"].view(-1)[1:2].fill_(number))
+    change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.{kind}.weight"].view(-1)[1:2].fill_(number))
     file = open_adapter(adapter)
     file.factors("second")
     with pytest.raises(InputError, match=f"{kind} of layer 'first' .* not finite"):
@@ -322,8 +322,8 @@ def test_numbers_that_are_not_finite_are_named_by_layer(adapter: Path, kind: str
 
 
 def test_folding_that_overflows_is_named_by_layer(adapter: Path) -> None:
-    change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.multilora_scaling"].fill_(1e38))
-    change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.multilora_B"].fill_(1e38))
+    change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.multilora_scaling.weight"].fill_(1e38))
+    change_tensors(adapter, lambda tensors: tensors[f"{FIRST}.multilora_B.weight"].fill_(1e38))
     with pytest.raises(InputError, match="layer 'first' is so large"):
         open_adapter(adapter).folded("first")
 
@@ -339,7 +339,7 @@ def file_with(header: bytes, size: int | None = None, data: bytes = b"") -> byte
 
 def file_of(dtype: str, shape: list[int], offsets: list[int]) -> bytes:
     """A file of 4 bytes of data whose header tells this about them."""
-    header = json.dumps({f"{FIRST}.multilora_A": {"dtype": dtype, "shape": shape, "data_offsets": offsets}})
+    header = json.dumps({f"{FIRST}.multilora_A.weight": {"dtype": dtype, "shape": shape, "data_offsets": offsets}})
     return file_with(header.encode(), data=b"\x00" * 4)
 
 

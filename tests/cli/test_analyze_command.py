@@ -130,7 +130,7 @@ def test_an_adapter_whose_base_is_gone_is_analysed_without(root: Path, run: Run,
 def test_weights_that_are_not_finite_are_named_and_exit_with_1(root: Path, run: Run, tmp_path: Path) -> None:
     multi = copied(root, "multi", tmp_path / "multi")
     layer = "model.layers.0.mlp.up_proj"
-    bad = f"base_model.model.{layer}.multilora_B"
+    bad = f"base_model.model.{layer}.multilora_B.weight"
     change_tensors(multi, lambda tensors: tensors[bad].fill_(float("nan")))
     code, out, _ = run(multi, root / "lora", "--out", tmp_path / "out")
     assert code == 1

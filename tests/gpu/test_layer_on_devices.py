@@ -27,9 +27,9 @@ Made = Callable[..., PreTrainedModel]
 def formula(x: Tensor, layer: MultiLoraLinear) -> tuple[Tensor, dict[str, Tensor]]:
     """x Wᵀ + b + alpha/r · Σ s_i ⊙ (x A_iᵀ B_iᵀ) in fp64 on the CPU, module by module, and its leaves."""
     base: Any = layer.get_base_layer()
-    named = {"x": x, "A": layer.multilora_A["default"], "B": layer.multilora_B["default"]}
+    named = {"x": x, "A": layer.multilora_A["default"].weight, "B": layer.multilora_B["default"].weight}
     if "default" in layer.multilora_scaling:
-        named["s"] = layer.multilora_scaling["default"]
+        named["s"] = layer.multilora_scaling["default"].weight
     leaves = {name: t.detach().cpu().double().requires_grad_() for name, t in named.items()}
     W, b = (t.detach().cpu().double() for t in (base.weight, base.bias))
     y = leaves["x"] @ W.t() + b
@@ -55,8 +55,8 @@ def adapted_layer(device: str, dtype: torch.dtype, scaling: str) -> MultiLoraLin
 def test_values_and_gradients_are_those_of_the_formula(device: str, setting: str, scaling: str) -> None:
     dtype = torch.bfloat16 if setting == "bf16" else torch.float32
     layer = adapted_layer(device, dtype, scaling)
-    parameters = {"A": layer.multilora_A["default"], "B": layer.multilora_B["default"]}
-    parameters |= {"s": layer.multilora_scaling["default"]} if scaling != "none" else {}
+    parameters = {"A": layer.multilora_A["default"].weight, "B": layer.multilora_B["default"].weight}
+    parameters |= {"s": layer.multilora_scaling["default"].weight} if scaling != "none" else {}
     assert {p.dtype for p in parameters.values()} == {torch.float32}
     assert {p.device.type for p in parameters.values()} == {device}
     x = torch.randn(5, 7, D_IN, device=device).to(dtype).requires_grad_()

@@ -131,7 +131,7 @@ def test_a_broken_adapter_is_not_merged_safely(kind: str, folder: Path) -> None:
     packed = packed_bytes_of(model)
     layer = layers(model)["base_model.model.model.layers.0.mlp.up_proj"]
     with torch.no_grad():
-        layer.multilora_B["default"][0, 0] = float("nan")
+        layer.multilora_B["default"].weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaNs detected"):
         layer.merge(safe_merge=True)
     assert not layer.merged
@@ -150,7 +150,7 @@ def test_a_small_delta_is_lost_in_4_bits_and_kept_in_8(folder: Path) -> None:
         for layer in layers(model).values():
             ratio = layer.get_base_weight().norm() / layer.get_delta_weight("default").norm()
             with torch.no_grad():
-                layer.multilora_scaling["default"].mul_(0.05 * ratio)
+                layer.multilora_scaling["default"].weight.mul_(0.05 * ratio)
         for error in requantization_errors(model):
             assert (error.relative_to_delta < 0.5) is most_is_kept, error  # type: ignore[operator]
 

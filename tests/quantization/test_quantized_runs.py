@@ -151,7 +151,7 @@ def sft_trainer(model: Any, room: Path, out: Path) -> SFTTrainer:
 
 
 def scales(model: Any) -> list[Tensor]:
-    return [layer.multilora_scaling["default"] for layer in layers(model).values()]
+    return [layer.multilora_scaling["default"].weight for layer in layers(model).values()]
 
 
 def test_trl_casts_what_is_trained_and_this_keeps_it(room: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_merge_rounds_once() -> None:
 def test_safe_merge_refuses_non_finite_numbers_and_keeps_the_weight(broken: float) -> None:
     layer = make_layer()
     with torch.no_grad():
-        layer.multilora_A["default"][0, 0] = broken
+        layer.multilora_A["default"].weight[0, 0] = broken
     weight = layer.base_layer.weight.clone()
     with pytest.raises(ValueError, match="The adapter default seems to be broken"):
         layer.merge(safe_merge=True)

@@ -102,7 +102,7 @@ def test_only_adapter_parameters_are_trainable(make_llama: Make) -> None:
     model.add_adapter("other", MultiLoraConfig(r=2))
     assert not any(".other" in name for name, p in model.named_parameters() if p.requires_grad)
     model.set_adapter("other")
-    assert all(name.endswith(".other") for name, p in model.named_parameters() if p.requires_grad)
+    assert all(name.endswith(".other.weight") for name, p in model.named_parameters() if p.requires_grad)
 
 
 def test_adapters_of_a_half_precision_base_are_fp32(make_llama: Make) -> None:
@@ -193,7 +193,7 @@ def test_file_that_lacks_a_tensor_is_warned_of_by_peft(make_llama: Make, saved: 
     missing = sorted(tensors)[0]
     del tensors[missing]
     save_file(tensors, file)
-    with pytest.warns(UserWarning, match=rf"missing adapter keys.*{missing}"):
+    with pytest.warns(UserWarning, match=rf"missing adapter keys.*{missing.removesuffix('.weight')}"):
         PeftModel.from_pretrained(make_llama(), str(saved))
 
 
@@ -214,7 +214,7 @@ def test_mixed_batches_refuse_unknown_adapters_and_training(make_llama: Make) ->
 def test_an_adapter_added_beside_is_not_trained(make_llama: Make, dtype: torch.dtype) -> None:
     model = get_peft_model(make_llama().to(dtype), MultiLoraConfig(r=2), adapter_name="one")
     model.add_adapter("two", MultiLoraConfig(r=2))
-    trained = {name.rpartition(".")[2] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {name.split(".")[-2] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {"one"}
     model.set_adapter("two")
-    assert {name.rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"two"}
+    assert {name.split(".")[-2] for name, p in model.named_parameters() if p.requires_grad} == {"two"}

@@ -19,6 +19,7 @@ from multilora.adapter.config import CONFIG_FILE, AdapterConfig, read_adapter_co
 from multilora.errors import InputError, nearest
 from multilora.storage.safetensors import DTYPE_CODES, all_finite, natural_order
 from multilora.tuner.factors import Factors
+from multilora.tuner.leaf import current_key
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -27,7 +28,11 @@ _PICKLE_FILE = "adapter_model.bin"
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 # The tensors of one layer: the endings of their keys, by method.
 _LORA_KINDS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
-_MULTILORA_KINDS = {"lora_A": "multilora_A", "lora_B": "multilora_B", "scaling": "multilora_scaling"}
+_MULTILORA_KINDS = {
+    "lora_A": "multilora_A.weight",
+    "lora_B": "multilora_B.weight",
+    "scaling": "multilora_scaling.weight",
+}
 _EXPLAINED = {
     "lora_embedding_A": "adapts an embedding, not a linear layer",
     "lora_embedding_B": "adapts an embedding, not a linear layer",
@@ -96,9 +101,10 @@ class AdapterFile:
         for kind, key in self._keys[layer].items():
             tensors[kind] = opened.get_tensor(key)
             if not all_finite(tensors[kind]):
+                named = key.removesuffix(".weight").rpartition(".")[2]
                 raise InputError(
-                    f"{self.file}: {key.rpartition('.')[2]} of layer {layer!r} has numbers that are "
-                    "not finite (NaN or infinity): training went wrong before it was saved. Use an earlier checkpoint"
+                    f"{self.file}: {named} of layer {layer!r} has numbers that are not finite (NaN or infinity): "
+                    "training went wrong before it was saved. Use an earlier checkpoint"
                 )
         return Factors(alpha_over_r=self.layers[layer].alpha_over_r, **tensors)
 
@@ -211,10 +217,13 @@ def _sort_keys(
     layers: dict[str, dict[str, str]] = {}
     others: list[str] = []
     for key in keys:
-        kind = next((k for k, ending in _kinds(adapter_config).items() if key.endswith(f".{ending}")), None)
-        if kind is not None and key.startswith(PREFIX):
-            layer = key.removeprefix(PREFIX).removesuffix(f".{_kinds(adapter_config)[kind]}")
-            layers.setdefault(layer, {})[kind] = key
+        name = current_key(key)  # files from before there were leaves are read, too
+        kind = next((k for k, ending in _kinds(adapter_config).items() if name.endswith(f".{ending}")), None)
+        if kind is not None and name.startswith(PREFIX):
+            layer = name.removeprefix(PREFIX).removesuffix(f".{_kinds(adapter_config)[kind]}")
+            if kind in layers.setdefault(layer, {}):
+                raise InputError(f"{file}: {key!r} and {layers[layer][kind]!r} are the same tensor under two names")
+            layers[layer][kind] = key
             continue
         parts = key.split(".")
         of_method = any(part.startswith(("lora_", "multilora_")) for part in parts)

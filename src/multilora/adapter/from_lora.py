@@ -113,10 +113,10 @@ def from_lora(
     scale_shape = {"vector": lambda d_out: (n, d_out), "scalar": lambda d_out: (n,), "none": None}[scaling]
     shapes: dict[str, tuple[int, ...]] = {}
     for name, layer in adapter.layers.items():
-        shapes[f"{PREFIX}{name}.multilora_A"] = (new_rank[name], layer.d_in)
-        shapes[f"{PREFIX}{name}.multilora_B"] = (layer.d_out, new_rank[name])
+        shapes[f"{PREFIX}{name}.multilora_A.weight"] = (new_rank[name], layer.d_in)
+        shapes[f"{PREFIX}{name}.multilora_B.weight"] = (layer.d_out, new_rank[name])
         if scale_shape is not None:
-            shapes[f"{PREFIX}{name}.multilora_scaling"] = scale_shape(layer.d_out)
+            shapes[f"{PREFIX}{name}.multilora_scaling.weight"] = scale_shape(layer.d_out)
     generator = torch.Generator().manual_seed(seed)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
@@ -125,10 +125,10 @@ def from_lora(
             bound = 1 / math.sqrt(layer.d_in)
             more = torch.empty(new_rank[name] - layer.r, layer.d_in, dtype=folded.dtype)
             more.uniform_(-bound, bound, generator=generator)
-            yield f"{PREFIX}{name}.multilora_A", torch.cat([folded.lora_A, more]).to(stored)
-            yield f"{PREFIX}{name}.multilora_B", padded(folded.lora_B, (layer.d_out, new_rank[name])).to(stored)
+            yield f"{PREFIX}{name}.multilora_A.weight", torch.cat([folded.lora_A, more]).to(stored)
+            yield f"{PREFIX}{name}.multilora_B.weight", padded(folded.lora_B, (layer.d_out, new_rank[name])).to(stored)
             if scale_shape is not None:
-                yield f"{PREFIX}{name}.multilora_scaling", torch.ones(scale_shape(layer.d_out), dtype=stored)
+                yield f"{PREFIX}{name}.multilora_scaling.weight", torch.ones(scale_shape(layer.d_out), dtype=stored)
 
     with new_folder(out_dir, overwrite=overwrite, replaceable=(CONFIG_FILE, WEIGHTS_FILE)) as folder:
         write_safetensors(folder / WEIGHTS_FILE, shapes, stored, tensors())

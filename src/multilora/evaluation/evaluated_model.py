@@ -22,6 +22,7 @@ from multilora.errors import InputError
 from multilora.recipe import ModelSection, Recipe
 from multilora.recipe.file import load_recipe
 from multilora.runs.find import Adapter, Comparison, Run, find
+from multilora.tuner.leaf import current_key
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _with_adapter(model: Any, adapter: Path, base: str) -> Any:
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(adapted.active_peft_config.peft_type)
     if prefix and (adapter / WEIGHTS_FILE).is_file():
         with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
-            saved = {key for key in file.keys() if prefix in key}  # noqa: SIM118 - the file is no mapping
+            saved = {current_key(key) for key in file.keys() if prefix in key}  # noqa: SIM118 - the file is no mapping
         if over := sorted(saved - get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()):
             raise InputError(
                 f"{fault}: it has {len(over)} weights that the model has no place for: {over[0]!r}; {remedy}"

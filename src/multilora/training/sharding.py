@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from multilora.errors import InputError
 from multilora.training.processes import Processes
+from multilora.tuner.leaf import current_key
 
 # Dividing ----------------------------------------------------------------------------------------------------------
 
@@ -177,12 +178,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     read: set[int] = set()
     for file in sorted(folder.glob("*.safetensors")):
         with cast(Any, safe_open)(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - it is no mapping
+            for key in opened.keys():  # noqa: SIM118 - it is no mapping
+                name = current_key(key)
                 if name not in tensors:
-                    raise RuntimeError(f"{str(file)!r} holds {name!r}, which the model does not have")
+                    raise RuntimeError(f"{str(file)!r} holds {key!r}, which the model does not have")
                 own, rows = _own(tensors[name])
                 if own.numel():
-                    own.copy_(opened.get_slice(name)[rows])
+                    own.copy_(opened.get_slice(key)[rows])
                 read.add(id(tensors[name]))
     if lacking := [name for name, tensor in tensors.items() if isinstance(tensor, DTensor) and id(tensor) not in read]:
         raise RuntimeError(f"{str(folder)!r} lacks {len(lacking)} weights, such as {lacking[0]!r}")

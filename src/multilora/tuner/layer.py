@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from multilora.errors import InputError
 from multilora.tuner.factors import Factors
 from multilora.tuner.initialization import InitWeights, initialize
+from multilora.tuner.leaf import AdapterWeight, at_hand, current_key
 from multilora.tuner.merging import ExactUnmerge, MergeableLayer
 from multilora.tuner.quantizers import prepare
-from multilora.tuner.zero3 import gather_external, is_partitioned
 
 
 class MultiLoraLayer(MergeableLayer):
     """A base layer with MultiLoRA adapters, by name: what every kind of adapted layer has in common.
 
     Per adapter: `multilora_A` (n·r, d_in), `multilora_B` (d_out, n·r) and, unless its config says scaling='none',
-    `multilora_scaling` (n,) or (n, d_out). A kind of layer is a subclass that says in `_added` what an adapter adds to
-    the base layer's output; where its weight is laid out otherwise it overrides `parameter_shapes` and
-    `get_delta_weight` as well. `multilora.tuner.model.LAYER_TYPES` lists the kinds.
+    `multilora_scaling` (n,) or (n, d_out), each the `weight` of a leaf module. A kind of layer is a subclass that says
+    in `_added` what an adapter adds to the base layer's output; where its weight is laid out otherwise it overrides
+    `parameter_shapes` and `get_delta_weight` as well. `multilora.tuner.model.LAYER_TYPES` lists the kinds.
     """
 
     adapter_layer_names = ("multilora_A", "multilora_B", "multilora_scaling")
@@ -45,9 +45,9 @@ class MultiLoraLayer(MergeableLayer):
         self.lora_alpha: dict[str, float] = {}
         self.alpha_over_r: dict[str, float] = {}
         self.multilora_dropout = nn.ModuleDict()
-        self.multilora_A = nn.ParameterDict()
-        self.multilora_B = nn.ParameterDict()
-        self.multilora_scaling = nn.ParameterDict()
+        self.multilora_A = nn.ModuleDict()
+        self.multilora_B = nn.ModuleDict()
+        self.multilora_scaling = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.exact_unmerge: dict[str, ExactUnmerge] = {}
@@ -77,12 +77,11 @@ class MultiLoraLayer(MergeableLayer):
         self.multilora_dropout[adapter_name] = nn.Dropout(lora_dropout) if lora_dropout else nn.Identity()
         shapes = self.parameter_shapes(r, num_loras, scaling)
         for kind in self.adapter_layer_names:
-            parameters: nn.ParameterDict = getattr(self, kind)
+            leaves: nn.ModuleDict = getattr(self, kind)
             if kind in shapes:
-                # fp32 whatever torch's default dtype is; PEFT then moves them to the base layer's dtype or keeps fp32.
-                parameters[adapter_name] = nn.Parameter(torch.empty(shapes[kind], dtype=torch.float32))
-            elif adapter_name in parameters:
-                del parameters[adapter_name]
+                leaves[adapter_name] = AdapterWeight(shapes[kind])
+            elif adapter_name in leaves:
+                del leaves[adapter_name]
         initialize(self.factors(adapter_name), r, init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -98,13 +97,27 @@ class MultiLoraLayer(MergeableLayer):
         return shapes
 
     def factors(self, adapter_name: str) -> Factors:
-        """The adapter of that name."""
+        """The adapter of that name: its parameters themselves. Under FSDP1 and ZeRO-3 these may be empty."""
+        A, B, scale = self._leaves(adapter_name)
+        return Factors(A.weight, B.weight, None if scale is None else scale.weight, self.alpha_over_r[adapter_name])
+
+    def _factors_at_hand(self, adapter_name: str) -> Factors:
+        """The adapter of that name in a forward pass: whole, whoever has divided or moved its parameters."""
+        A, B, scale = self._leaves(adapter_name)
         return Factors(
-            self.multilora_A[adapter_name],
-            self.multilora_B[adapter_name],
-            self.multilora_scaling.get(adapter_name),
-            self.alpha_over_r[adapter_name],
+            at_hand(A), at_hand(B), None if scale is None else at_hand(scale), self.alpha_over_r[adapter_name]
         )
+
+    def _leaves(self, adapter_name: str) -> tuple[Any, Any, Any]:
+        scale: Any = self.multilora_scaling._modules.get(adapter_name)  # a ModuleDict has no `get`
+        return self.multilora_A[adapter_name], self.multilora_B[adapter_name], scale
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """State dicts of whole models too may be from before there were leaves."""
+        for key in [key for key in state_dict if key.startswith(f"{prefix}multilora_")]:
+            if (current := current_key(key, key.rpartition(".")[2])) != key:
+                state_dict[current] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     # Forward ----------------------------------------------------------------------------------------------------
 
@@ -130,11 +143,6 @@ class MultiLoraLayer(MergeableLayer):
     def _added(self, x: Tensor, adapter_name: str) -> Tensor:
         """What one adapter adds to the base layer's output, its dropout included. Each kind of layer has its own."""
         raise NotImplementedError
-
-    def _gather(self, adapter_name: str) -> None:
-        """Have the adapter's parameters at hand where ZeRO-3 has divided them: their shapes are those of nothing."""
-        if is_partitioned(self.multilora_A[adapter_name]):
-            gather_external(self, (getattr(self, kind).get(adapter_name) for kind in self.adapter_layer_names))
 
     def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
         if len(x) != len(adapter_names):

@@ -23,14 +23,13 @@ class MultiLoraLinear(MultiLoraLayer):
         if args or kwargs or not self._base_is_plain_linear() or self._dropout_is_active(active[0]):
             return super()._adapted(x, active, *args, **kwargs)
         base: Any = self.base_layer
-        result = multilora_linear(x, base.weight, base.bias, self.factors(active[0]))
+        result = multilora_linear(x, base.weight, base.bias, self._factors_at_hand(active[0]))
         for name in active[1:]:
             result = result + self._added(x, name).to(result.dtype)
         return result
 
     def _added(self, x: Tensor, adapter_name: str) -> Tensor:
-        self._gather(adapter_name)
-        return multilora_low_rank(self.multilora_dropout[adapter_name](x), self.factors(adapter_name))
+        return multilora_low_rank(self.multilora_dropout[adapter_name](x), self._factors_at_hand(adapter_name))
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         delta = super().get_delta_weight(adapter)

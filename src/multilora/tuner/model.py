@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 from peft.config import PeftConfig
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from multilora.errors import InputError, nearest
 from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.layer import MultiLoraLayer
+from multilora.tuner.leaf import check_adapter_name, current_key
 from multilora.tuner.linear import MultiLoraLinear, can_adapt
 from multilora.tuner.merging import merge_fault, shared_weights
 from multilora.tuner.quantizers import prepare
@@ -52,6 +54,7 @@ class MultiLoraModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's declaration; target_modules=None means "all-linear" for every model
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        _check_name(model, adapter_name)
         wanted = cast(MultiLoraConfig, self.peft_config[adapter_name]).target_modules
         names = linear_layer_names(model)
         if kwargs.get("state_dict") is None and isinstance(wanted, (set, list)):
@@ -120,19 +123,6 @@ class MultiLoraModel(BaseTuner):
                 f"{target_name!r} of a {model_type} model cannot be adapted: the model reads the layer's weight and "
                 f"never calls it, so the adapter would be ignored. Set exclude_modules={sorted(_NEVER_CALLED_IN_MAMBA)}"
             )
-
-    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """PEFT puts new parameters in the place of those that it casts, and these require gradients, always."""
-        dicts = [
-            getattr(layer, kind)
-            for layer in self.model.modules()
-            if isinstance(layer, MultiLoraLayer)
-            for kind in layer.adapter_layer_names
-        ]
-        frozen = [each for each in dicts if adapter_name in each and not each[adapter_name].requires_grad]
-        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
-        for each in frozen:
-            each[adapter_name].requires_grad_(False)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version also assigns `child.weight` to the new module, which a base layer that comes back has
@@ -204,16 +194,17 @@ class MultiLoraModel(BaseTuner):
         Raises:
             InputError: there are tensors of this method that no adapted layer takes.
         """
+        state_dict = {current_key(key, adapter_name): tensor for key, tensor in state_dict.items()}
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         expected = {
-            f"{name}.{kind}.{adapter_name}" if name else f"{kind}.{adapter_name}"
+            f"{name}.{kind}.{adapter_name}.weight" if name else f"{kind}.{adapter_name}.weight"
             for name, module in model.named_modules()
             if isinstance(module, MultiLoraLayer)
             for kind in cls.tuner_layer_cls.adapter_layer_names
             if adapter_name in getattr(module, kind)
         }
-        kinds = tuple(f".{kind}" for kind in cls.tuner_layer_cls.adapter_layer_names)
-        # Untranslated keys end in the kind; translated ones in the adapter's name.
+        kinds = tuple(f".{kind}.weight" for kind in cls.tuner_layer_cls.adapter_layer_names)
+        # Untranslated keys end in the kind and `.weight`; translated ones have the adapter's name between.
         stray = sorted(key for key in remapped if key.endswith(kinds) and key not in expected)
         if stray:
             base = config.base_model_name_or_path
@@ -234,6 +225,13 @@ def linear_layer_names(model: nn.Module) -> list[str]:
         if can_adapt(module.get_base_layer() if isinstance(module, BaseTunerLayer) else module)
         and not name.startswith(tuple(inner))
     ]
+
+
+def _check_name(model: nn.Module, adapter_name: str) -> None:
+    """Of an adapter that the model does not have yet."""
+    if not any(isinstance(module, MultiLoraLayer) and adapter_name in module.r for module in model.modules()):
+        tensors = chain(model.named_parameters(), model.named_buffers())
+        check_adapter_name(adapter_name, (name for name, _ in tensors))
 
 
 def _warn_of_full_rank(model: nn.Module, adapter_name: str) -> None:

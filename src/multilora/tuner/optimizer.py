@@ -13,7 +13,7 @@ from multilora.tuner.layer import MultiLoraLayer
 def scaling_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The trainable learned scales of a model's MultiLoRA layers, found by the layers' type."""
     layers = (module for module in model.modules() if isinstance(module, MultiLoraLayer))
-    return [scale for layer in layers for scale in layer.multilora_scaling.values() if scale.requires_grad]
+    return [scale for layer in layers for scale in layer.multilora_scaling.parameters() if scale.requires_grad]
 
 
 def optimizer_groups(

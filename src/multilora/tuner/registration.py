@@ -2,6 +2,7 @@
 
 PEFT has no plug-in interface: `PeftType` is a closed enum, and a plain string in its tables breaks transformers'
 `load_adapter`. So a member is added to the enum at run time, and then PEFT's own `register_peft_method` does the rest.
+transformers renames an adapter's keys by itself, past PEFT; the key of an old file gets its renaming there.
 """
 
 from __future__ import annotations
@@ -44,8 +45,25 @@ def register(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
     present = PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType(MULTILORA))
     if present is None:
         register_peft_method(name=MULTILORA.lower(), config_cls=config_cls, model_cls=model_cls)
+        _have_transformers_read_old_keys()
     elif present is not config_cls:
         raise RuntimeError(
             f"PEFT already has a method {MULTILORA} ({present.__module__}.{present.__qualname__}); this package and "
             "that one cannot both be in use. Import only one of them"
         )
+
+
+def _have_transformers_read_old_keys() -> None:
+    """Add to the renamings that transformers applies to every checkpoint that it reads, `load_adapter`'s included.
+
+    It has the adapter's name in the key by then. No key but an old adapter's fits.
+    """
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+    from transformers.core_model_loading import WeightRenaming
+
+    renaming = WeightRenaming(r"(multilora_(?:A|B|scaling)\.[^.]+)$", r"\1.weight")
+    known = get_checkpoint_conversion_mapping("legacy") or []
+    register_checkpoint_conversion_mapping("legacy", [*known, renaming], overwrite=True)
