@@ -26,12 +26,13 @@ def make(
         return torch.randn(*size, generator=g, dtype=torch.float64).to(dtype)
 
     shape = {"none": None, "scalar": (n,), "vector": (n, d_out)}[kind]
-    return Factors(rand(n * r, d_in), rand(d_out, n * r), None if shape is None else rand(*shape), 0.7)
+    return Factors(rand(n * r, d_in), rand(d_out, n * r), None if shape is None else rand(*shape), 0.7, "tanh", 1.3)
 
 
 def sum_over_modules(factors: Factors, n: int) -> Tensor:
-    """ΔW as the formula is written: Σ lora_alpha / r · s_i ⊙ B_i A_i."""
-    scales = [1.0] * n if factors.scaling is None else [s.reshape(-1, 1) for s in factors.scaling]
+    """ΔW as the formula is written: Σ lora_alpha / r · f(c·s_i) ⊙ B_i A_i."""
+    assert (factors.scaling_function, factors.scaling_constant) == ("tanh", 1.3)
+    scales = [1.0] * n if factors.scaling is None else [torch.tanh(1.3 * s).reshape(-1, 1) for s in factors.scaling]
     parts = zip(scales, factors.lora_A.chunk(n), factors.lora_B.chunk(n, dim=1), strict=True)
     return sum(factors.alpha_over_r * s * (B @ A) for s, A, B in parts)  # type: ignore[return-value]
 
@@ -104,7 +105,7 @@ def test_compiles_without_a_graph_break() -> None:
     factors = make(dtype=torch.float32)
 
     def run(A: Tensor, B: Tensor, s: Tensor) -> Tensor:
-        return Factors(A, B, s, 0.7).delta().sin()
+        return Factors(A, B, s, 0.7, "tanh", 1.3).delta().sin()
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     assert factors.scaling is not None

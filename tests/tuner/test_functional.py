@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from effort import examples
-from multilora.tuner.factors import Factors
+from multilora.tuner.factors import Factors, ScalingFunction
 from multilora.tuner.functional import multilora_linear, multilora_low_rank
 
 KINDS = ("none", "scalar", "vector")
@@ -27,8 +27,10 @@ def fused(
     lora_B: Tensor,
     scaling: Tensor | None,
     alpha_over_r: float,
+    function: ScalingFunction = "linear",
+    constant: float = 1.0,
 ) -> Tensor:
-    return multilora_linear(x, weight, bias, Factors(lora_A, lora_B, scaling, alpha_over_r))
+    return multilora_linear(x, weight, bias, Factors(lora_A, lora_B, scaling, alpha_over_r, function, constant))
 
 
 def factors_of(t: dict[str, Any], alpha_over_r: float) -> Factors:
@@ -36,12 +38,22 @@ def factors_of(t: dict[str, Any], alpha_over_r: float) -> Factors:
 
 
 def plain_loop(
-    x: Tensor, W: Tensor, b: Tensor | None, A: Tensor, B: Tensor, s: Tensor | None, alpha_over_r: float, n: int
+    x: Tensor,
+    W: Tensor,
+    b: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    s: Tensor | None,
+    alpha_over_r: float,
+    n: int,
+    function: ScalingFunction = "linear",
+    constant: float = 1.0,
 ) -> Tensor:
-    """The formula as it is written: y = W x + b + Σ s_i ⊙ (lora_alpha / r) B_i A_i x."""
+    """The formula as it is written: y = W x + b + Σ f(c·s_i) ⊙ (lora_alpha / r) B_i A_i x."""
+    f = {"linear": lambda v: v, "tanh": torch.tanh}[function]
     y = x @ W.T + (0 if b is None else b)
-    for A_i, B_i, s_i in zip(A.chunk(n), B.chunk(n, dim=1), [1.0] * n if s is None else s, strict=True):
-        y = y + s_i * ((x @ A_i.T) @ B_i.T) * alpha_over_r
+    for A_i, B_i, s_i in zip(A.chunk(n), B.chunk(n, dim=1), [None] * n if s is None else s, strict=True):
+        y = y + (1.0 if s_i is None else f(constant * s_i)) * ((x @ A_i.T) @ B_i.T) * alpha_over_r
     return y
 
 
@@ -81,11 +93,16 @@ def gradients(y: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [1, 3, 5])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("alpha_over_r", [1.0, 0.7])
-def test_fused_equals_plain_loop_in_values_and_gradients(kind: str, n: int, bias: bool, alpha_over_r: float) -> None:
+@pytest.mark.parametrize(
+    ("alpha_over_r", "function", "constant"),
+    [(1.0, "linear", 1.0), (0.7, "linear", 1.0), (1.0, "linear", 3.0), (1.0, "tanh", 1.0), (0.7, "tanh", 2.0)],
+)
+def test_fused_equals_plain_loop_in_values_and_gradients(
+    kind: str, n: int, bias: bool, alpha_over_r: float, function: ScalingFunction, constant: float
+) -> None:
     t = tensors(kind, n, bias=bias)
-    y = fused(**t, alpha_over_r=alpha_over_r)
-    expected = plain_loop(*t.values(), alpha_over_r, n)
+    y = fused(**t, alpha_over_r=alpha_over_r, function=function, constant=constant)
+    expected = plain_loop(*t.values(), alpha_over_r, n, function, constant)
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
     ours, theirs = gradients(y, t), gradients(expected, t)
     assert ours.keys() == theirs.keys()
@@ -105,13 +122,24 @@ def test_fused_equals_plain_loop_in_values_and_gradients(kind: str, n: int, bias
     shape=st.lists(st.integers(0, 3), max_size=3).map(tuple),
     bias=st.booleans(),
     alpha_over_r=st.floats(0.1, 4),
+    function=st.sampled_from(["linear", "tanh"]),
+    constant=st.floats(0.1, 4),
 )
 def test_fused_equals_plain_loop_for_any_shape(
-    kind: str, n: int, r: int, d_in: int, d_out: int, shape: tuple[int, ...], bias: bool, alpha_over_r: float
+    kind: str,
+    n: int,
+    r: int,
+    d_in: int,
+    d_out: int,
+    shape: tuple[int, ...],
+    bias: bool,
+    alpha_over_r: float,
+    function: ScalingFunction,
+    constant: float,
 ) -> None:
     t = tensors(kind, n, r, d_in, d_out, shape, bias)
-    y = fused(**t, alpha_over_r=alpha_over_r)
-    expected = plain_loop(*t.values(), alpha_over_r, n)
+    y = fused(**t, alpha_over_r=alpha_over_r, function=function, constant=constant)
+    expected = plain_loop(*t.values(), alpha_over_r, n, function, constant)
     assert y.shape == (*shape, d_out)
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
     ours, theirs = gradients(y, t), gradients(expected, t)

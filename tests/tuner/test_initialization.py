@@ -11,7 +11,7 @@ import torch
 from multilora import InputError
 from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.factors import Factors
-from multilora.tuner.initialization import STARTS, InitWeights, initialize
+from multilora.tuner.initialization import SMALL, STARTS, InitWeights, initialize
 
 N, R, D_IN, D_OUT = 3, 32, 512, 256
 
@@ -26,13 +26,22 @@ def start(
     return A, B, scaling
 
 
-@pytest.mark.parametrize("init_weights", [True, "gaussian", "kaiming_uniform", "orthogonal", False])
+@pytest.mark.parametrize("init_weights", ["gaussian", "kaiming_uniform", "orthogonal", False])
 def test_variances_are_those_of_lora_s_reference_code(init_weights: bool | str) -> None:
     A, B, scaling = start(init_weights)
     assert A.var().item() == pytest.approx(1 / (3 * D_IN), rel=0.05)
     assert B.var().item() == pytest.approx(1 / (3 * R), rel=0.05)  # the fan-in of B is r, not n·r
     assert scaling is not None
     assert bool((scaling == 0).all()) is (init_weights is not False)
+
+
+def test_the_calibrated_start_has_the_usual_A_and_a_small_B() -> None:
+    for init_weights in (True, "calibrated"):
+        A, B, scaling = start(init_weights)
+        assert A.var().item() == pytest.approx(1 / (3 * D_IN), rel=0.05)
+        assert B.std().item() == pytest.approx(SMALL, rel=0.05)
+        assert scaling is not None
+        assert (scaling == 0).all()
 
 
 def test_uniform_is_bounded_and_gaussian_is_not() -> None:

@@ -106,7 +106,12 @@ class AdapterFile:
                     f"{self.file}: {named} of layer {layer!r} has numbers that are not finite (NaN or infinity): "
                     "training went wrong before it was saved. Use an earlier checkpoint"
                 )
-        return Factors(alpha_over_r=self.layers[layer].alpha_over_r, **tensors)
+        return Factors(
+            alpha_over_r=self.layers[layer].alpha_over_r,
+            scaling_function=self.adapter_config.config.scaling_function or "linear",
+            scaling_constant=self.adapter_config.config.scaling_constant or 1.0,
+            **tensors,
+        )
 
     def folded(self, layer: str) -> Factors:
         """The one pair (A, B') of one layer, as `Factors.folded`: in fp32 (fp64 for fp64 files).

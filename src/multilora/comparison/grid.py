@@ -14,6 +14,7 @@ from multilora.comparison.record import ComparisonRecord
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, MultiLoraMethod, Recipe
 from multilora.recipe.comparison import ComparedMethod, ComparisonSection
+from multilora.recipe.method import without_plain_scale
 from multilora.recipe.method_names import NamedMethod, named_method
 from multilora.runs.layout import MIXED, ComparisonLayout
 
@@ -124,6 +125,7 @@ class Grid:
     def hash(self) -> str:
         """Short hash of `record`, whose format number does not count."""
         shared = self.record().shared
+        shared |= {"recipe": without_plain_scale(shared["recipe"])}
         return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
 
     def equal_rank_lora(self, method: NamedMethod) -> NamedMethod | None:

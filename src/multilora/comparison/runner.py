@@ -16,6 +16,7 @@ from multilora.comparison.grid import Cell, Grid, best_trial
 from multilora.comparison.record import ComparisonRecord, Trial
 from multilora.errors import InputError
 from multilora.recipe.differences import differing
+from multilora.recipe.method import as_recorded
 from multilora.runs.layout import ComparisonLayout
 from multilora.storage.folders import is_empty
 from multilora.terminal import Progress, duration
@@ -57,7 +58,8 @@ def open_folder(grid: Grid) -> None:
         raise InputError(f"--out: {str(out)!r} is a file; choose a folder")
     if record.is_file():
         found = ComparisonRecord.read(record)
-        if differences := differing(found.shared, grid.record().shared):
+        recorded = found.shared | {"recipe": as_recorded(found.shared["recipe"])}
+        if differences := differing(recorded, grid.record().shared):
             raise InputError(
                 f"--out: {str(out)!r} holds the comparison of another recipe ({', '.join(differences[:5])} differ), "
                 "and results of different recipes are never mixed; choose another folder"

@@ -12,7 +12,7 @@ from multilora.errors import InputError
 from multilora.fields import Section, expand
 from multilora.recipe.comparison import ComparisonSection
 from multilora.recipe.hardware import HardwareSection
-from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod
+from multilora.recipe.method import FullMethod, LoraMethod, MultiLoraMethod, without_plain_scale
 from multilora.recipe.mixture import MixtureSection
 from multilora.recipe.quantization import QuantizationSection
 from multilora.recipe.tasks import AnyTaskSection, as_written
@@ -145,6 +145,8 @@ class Recipe(Section):
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain data with every default, ready for YAML or JSON."""
         data = self.model_dump(mode="json")
+        if isinstance(self.method, MultiLoraMethod):
+            data["method"] = self.method.resolved()
         if self.model.quantization is None:  # so that the hash of a recipe without it does not depend on the section
             del cast(dict[str, Any], data["model"])["quantization"]
         tasks = cast(dict[str, dict[str, Any]], data["tasks"])
@@ -166,5 +168,5 @@ class Recipe(Section):
 
     def recipe_hash(self) -> str:
         """Short hash of `determining()`: equal for recipes that train the same weights from the same data."""
-        text = json.dumps(self.determining(), sort_keys=True, ensure_ascii=True)
+        text = json.dumps(without_plain_scale(self.determining()), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

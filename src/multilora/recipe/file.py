@@ -13,10 +13,13 @@ from multilora.errors import InputError, nearest
 from multilora.fields import KEEP_UNSET
 from multilora.recipe import Recipe
 from multilora.recipe.faults import faults_of, short
+from multilora.recipe.method import as_recorded
 from multilora.recipe.places import named_sections
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = (), *, keep_unset: bool = False) -> Recipe:
+def load_recipe(
+    path: Path, overrides: Sequence[str] = (), *, keep_unset: bool = False, recorded: bool = False
+) -> Recipe:
     """Read and validate a recipe.
 
     A recipe may extend another one: `extends: FILE`, a path relative to its own folder. Sections are merged, what the
@@ -26,11 +29,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, keep_unset: bool =
         path: a YAML file. Relative paths in it are relative to the current directory.
         overrides: `key=value` each, such as `training.steps=10`; the value is read as YAML.
         keep_unset: leave `${NAME}` in paths as it is where the variable is not set, for who does not read the files.
+        recorded: it is a run's record, perhaps of an older version, and not a recipe that somebody wrote.
 
     Raises:
         InputError: one message with every fault: unknown keys with the nearest known one, wrong values, and so on.
     """
-    data = _read(path)
+    data = as_recorded(_read(path)) if recorded else _read(path)
     faults = [fault for text in overrides if (fault := _override(data, text))]
     for place in named_sections(Recipe):
         _leave_out_nulls(data, place)

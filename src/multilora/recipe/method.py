@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from multilora.fields import Integer, Number, Section
 from multilora.tuner.config import MultiLoraConfig, Scaling
+from multilora.tuner.factors import ScalingFunction
 from multilora.tuner.initialization import InitWeights
 
 
@@ -51,11 +52,36 @@ class MultiLoraMethod(_TargetsSection):
     lora_alpha: Number | None = Field(None, gt=0, description=_of_peft("lora_alpha"))
     lora_dropout: Number = Field(0.0, ge=0, lt=1, description=_of_peft("lora_dropout"))
     scaling: Scaling = Field("vector", description=_of_peft("scaling"))
+    scaling_function: ScalingFunction | None = Field(None, description=_of_peft("scaling_function"))
+    scaling_constant: Number | None = Field(None, gt=0, description=_of_peft("scaling_constant"))
     init_weights: bool | InitWeights = Field(True, description=_of_peft("init_weights"))
     bias: Literal["none", "all", "multilora_only"] = Field("none", description=_of_peft("bias"))
 
+    def resolved(self) -> dict[str, Any]:
+        """The section as plain data; the scale's function and constant as they are, so that a run records them."""
+        config = self.peft_config()
+        scale = {"scaling_function": config.scaling_function, "scaling_constant": config.scaling_constant}
+        return self.model_dump(mode="json") | scale
+
     def peft_config(self) -> MultiLoraConfig:
         return MultiLoraConfig(task_type="CAUSAL_LM", **self.model_dump(exclude={"name"}))
+
+
+def as_recorded(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recorded recipe in today's words: before the scale had a function and a constant it was linear, with 1."""
+    method: Any = recipe.get("method")
+    if not isinstance(method, dict) or method.get("name") != "multilora" or "scaling_function" in method:
+        return recipe
+    return recipe | {"method": method | {"scaling_function": "linear", "scaling_constant": 1.0}}
+
+
+def without_plain_scale(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A resolved recipe as it is hashed: the linear scale with constant 1 is left out, as before there were others."""
+    method = recipe["method"]
+    if (method.get("scaling_function"), method.get("scaling_constant")) != ("linear", 1.0):
+        return recipe
+    kept = {key: value for key, value in method.items() if key not in ("scaling_function", "scaling_constant")}
+    return recipe | {"method": kept}
 
 
 class LoraMethod(_TargetsSection):

@@ -199,4 +199,4 @@ def find(target: str | Path, *, keep_unset: bool = True) -> Run | Comparison | A
 
 
 def _run(folder: Path, keep_unset: bool = True) -> Run:
-    return Run(folder, load_recipe(RunLayout(folder).recipe, keep_unset=keep_unset))
+    return Run(folder, load_recipe(RunLayout(folder).recipe, keep_unset=keep_unset, recorded=True))

@@ -16,6 +16,7 @@ from multilora.data.streaming import StreamedMixture
 from multilora.errors import InputError
 from multilora.recipe import Recipe
 from multilora.recipe.differences import differing, flat
+from multilora.recipe.method import as_recorded
 from multilora.runs.layout import RunLayout
 from multilora.runs.records import DataRecord
 from multilora.storage.folders import is_empty, replace_folder, restore_replaced, written_aside
@@ -179,7 +180,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         data["training"].pop("report_to", None)  # a tracker may be gone, and matters not
-        return Recipe.model_validate(data).determining()
+        return Recipe.model_validate(as_recorded(data)).determining()
     except (ValidationError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             f"{str(path)!r} is no recipe that this version of multilora can read, so the run cannot be resumed; "

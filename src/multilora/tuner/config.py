@@ -11,8 +11,9 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 
 from multilora.errors import InputError, nearest
+from multilora.tuner.factors import ScalingFunction
 from multilora.tuner.field_help import documents_fields
-from multilora.tuner.initialization import HELP, STARTS, InitWeights
+from multilora.tuner.initialization import HELP, STARTS, InitWeights, scaling_defaults
 from multilora.tuner.lora_arguments import takes_lora_arguments
 from multilora.tuner.merging import ExactUnmerge
 from multilora.tuner.registration import MULTILORA, add_peft_type
@@ -24,6 +25,7 @@ Scaling = Literal["vector", "scalar", "none"]
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "scaling": ("vector", "scalar", "none"),
+    "scaling_function": ("linear", "tanh", None),
     "init_weights": (True, False, *STARTS),
     "bias": ("none", "all", "multilora_only"),
     "exact_unmerge": (True, False, "cpu"),
@@ -36,7 +38,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 class MultiLoraConfig(PeftConfig):
     """The configuration of MultiLoRA (Wang et al. 2023, arXiv 2311.11501): n LoRA modules in parallel per layer.
 
-    Each targeted linear layer computes `y = W x + Σ_i s_i ⊙ (lora_alpha / r) B_i A_i x`, i = 1 … num_loras.
+    Each targeted linear layer computes `y = W x + Σ_i f(c·s_i) ⊙ (lora_alpha / r) B_i A_i x`, i = 1 … num_loras.
 
     Arguments of `peft.LoraConfig` that are not listed here are accepted at LoRA's defaults, and ignored; at any other
     value they are refused with what they would be here.
@@ -66,6 +68,21 @@ class MultiLoraConfig(PeftConfig):
         metadata={
             "help": "The learned scale of each module: 'vector' (one number per output feature), 'scalar' (one "
             "number) or 'none' (no learned scale; for controls)."
+        },
+    )
+    scaling_function: ScalingFunction | None = field(
+        default=None,
+        metadata={
+            "help": "f in the effective scale f(c·s): 'linear' (the paper's, a factor that may grow without end) or "
+            "'tanh' (within -1 and 1). None: what goes with init_weights: 'tanh' for the default, 'linear' for the "
+            "paper's starts."
+        },
+    )
+    scaling_constant: float | None = field(
+        default=None,
+        metadata={
+            "help": "c in the effective scale f(c·s): how fast the learned scale s leaves zero, in units of the "
+            "learning rate. None: what goes with init_weights: 2000 for the default, 1 for the paper's starts."
         },
     )
     init_weights: bool | InitWeights = field(
@@ -126,6 +143,9 @@ class MultiLoraConfig(PeftConfig):
     )
 
     def __post_init__(self) -> None:
+        # Saved before these fields were there? PEFT writes its version into every file, and users leave it to PEFT.
+        if self.peft_version is not None and self.scaling_function is None and self.scaling_constant is None:
+            self.scaling_function, self.scaling_constant = "linear", 1.0
         super().__post_init__()
         self.peft_type = PeftType(MULTILORA)
         self.rank_pattern = self.rank_pattern or {}  # LoRA's may be None
@@ -143,6 +163,11 @@ class MultiLoraConfig(PeftConfig):
             raise InputError(f"lora_dropout must be in [0, 1); got {self.lora_dropout!r}")
         for name, choices in _CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
+        # Both fields get their values here, so that they are saved.
+        self.scaling_function, self.scaling_constant = scaling_defaults(
+            self.init_weights, self.scaling, self.scaling_function, self.scaling_constant
+        )
+        _check_positive("scaling_constant", self.scaling_constant)
         self._check_init_against_scaling()
         self._check_targets()
 
@@ -186,6 +211,12 @@ class MultiLoraConfig(PeftConfig):
 def _check_positive_integer(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{name} must be an integer of at least 1; got {value!r}")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be a positive number; got {value!r}")
 
 
 def _check_alpha(name: str, alpha: Any) -> None:

@@ -6,10 +6,25 @@ Letters in shapes: n modules, r rank of one module, d_in and d_out the layer's f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+ScalingFunction = Literal["linear", "tanh"]
+
+
+def effective_scaling(scaling: Tensor, function: ScalingFunction, constant: float) -> Tensor:
+    """f(c·s), by which a module's B is multiplied: the learned scale through its function. In the shape of `scaling`.
+
+    Args:
+        scaling: (n,) or (n, d_out), the learned scale s.
+        function: f: "linear" is the paper's, f(x) = x; "tanh" stays within −1 and 1.
+        constant: c.
+    """
+    scaled = scaling if constant == 1.0 else scaling * constant
+    return torch.tanh(scaled) if function == "tanh" else scaled
 
 
 def scaled_lora_B(lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float) -> Tensor:
@@ -17,7 +32,7 @@ def scaled_lora_B(lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float) -
 
     Args:
         lora_B: (d_out, n·r), the n matrices B_i side by side.
-        scaling: (n,) one scalar per module, (n, d_out) one vector per module, or None for no learned scale.
+        scaling: the effective scale f(c·s), (n,) one scalar per module or (n, d_out) one vector per module; None: one.
         alpha_over_r: the constant `lora_alpha / r`.
 
     Returns:
@@ -33,7 +48,7 @@ def scaled_lora_B(lora_B: Tensor, scaling: Tensor | None, alpha_over_r: float) -
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
-    """What an adapter holds for one linear layer: ΔW = B' A with B' = lora_alpha / r · [s_1 ⊙ B_1 … s_n ⊙ B_n].
+    """What an adapter holds for one linear layer: ΔW = B' A, B' = lora_alpha / r · [f(c·s_1) ⊙ B_1 … f(c·s_n) ⊙ B_n].
 
     The tensors are those that were passed, not copies. Equal by identity.
 
@@ -42,6 +57,7 @@ class Factors:
         lora_B: (d_out, n·r), the n matrices B_i side by side.
         scaling: (n,), (n, d_out) or None: the learned scale of each module.
         alpha_over_r: the constant `lora_alpha / r`.
+        scaling_function, scaling_constant: f and c, see `effective_scaling`; no effect without a learned scale.
 
     Raises:
         ValueError: shapes that do not fit each other; the message prints them all.
@@ -51,6 +67,8 @@ class Factors:
     lora_B: Tensor
     scaling: Tensor | None = None
     alpha_over_r: float = 1.0
+    scaling_function: ScalingFunction = "linear"
+    scaling_constant: float = 1.0
 
     def __post_init__(self) -> None:
         A, B, s = self.lora_A, self.lora_B, self.scaling
@@ -90,11 +108,17 @@ class Factors:
     def to(self, dtype: torch.dtype) -> Factors:
         """The factors in that dtype; tensors that have it already are not copied."""
         scaling = None if self.scaling is None else self.scaling.to(dtype)
-        return Factors(self.lora_A.to(dtype), self.lora_B.to(dtype), scaling, self.alpha_over_r)
+        return replace(self, lora_A=self.lora_A.to(dtype), lora_B=self.lora_B.to(dtype), scaling=scaling)
+
+    def effective_scaling(self) -> Tensor | None:
+        """f(c·s), by which each module's B is multiplied: (n,) or (n, d_out). None without a learned scale."""
+        if self.scaling is None:
+            return None
+        return effective_scaling(self.scaling, self.scaling_function, self.scaling_constant)
 
     def scaled_B(self) -> Tensor:
         """B', (d_out, n·r), in the dtype that lora_B and scaling promote to."""
-        return scaled_lora_B(self.lora_B, self.scaling, self.alpha_over_r)
+        return scaled_lora_B(self.lora_B, self.effective_scaling(), self.alpha_over_r)
 
     def folded(self, dtype: torch.dtype | None = None) -> Factors:
         """The one pair: (A, B') without scale and constant, with the same ΔW.

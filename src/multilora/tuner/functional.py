@@ -3,16 +3,17 @@
 For a frozen linear layer W (d_out × d_in) and n parallel LoRA modules of rank r on the same input
 (Wang et al. 2023, arXiv 2311.11501):
 
-    y = x Wᵀ + b + alpha/r · Σ_{i=1..n} s_i ⊙ (x A_iᵀ B_iᵀ)       A_i: (r, d_in)    B_i: (d_out, r)
+    y = x Wᵀ + b + alpha/r · Σ_{i=1..n} t_i ⊙ (x A_iᵀ B_iᵀ)       A_i: (r, d_in)    B_i: (d_out, r)
 
-With `A = [A_1; …; A_n]` (n·r, d_in) and `B' = alpha/r · [s_1 ⊙ B_1 … s_n ⊙ B_n]` (d_out, n·r) the sum is one pair:
+where t_i = f(c·s_i) is the learned scale s_i through a function: t_i = s_i in the paper, tanh(c·s_i) by default here.
+With `A = [A_1; …; A_n]` (n·r, d_in) and `B' = alpha/r · [t_1 ⊙ B_1 … t_n ⊙ B_n]` (d_out, n·r) the sum is one pair:
 
     h = x Aᵀ        y = x Wᵀ + b + h B'ᵀ        ΔW = B' A
 
 so n never appears as a loop over matrix products, and for backward x and h are enough. With g = ∂L/∂y:
 
     ∂x = g W + (g B') A      ∂A = (g B')ᵀ x      ∂B' = gᵀ h      ∂b = Σ g
-    ∂B_i = alpha/r · s_i ⊙ ∂B'_i                 ∂s_i = alpha/r · Σ_r B_i ⊙ ∂B'_i
+    ∂B_i = alpha/r · t_i ⊙ ∂B'_i                 ∂s_i = c · f'(c·s_i) · alpha/r · Σ_r B_i ⊙ ∂B'_i
 
 The pair is a type: `Factors` in `factors.py` computes B' and ΔW for everything else (merge, export, spectra).
 Letters in shapes: L tokens, n modules, r rank of one module, d_in and d_out the layer's features.
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from multilora.tuner.factors import Factors, scaled_lora_B
+from multilora.tuner.factors import Factors, ScalingFunction, effective_scaling, scaled_lora_B
 
 
 def multilora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors) -> Tensor:
@@ -81,7 +82,16 @@ def _apply(x: Tensor, weight: Tensor | None, bias: Tensor | None, factors: Facto
     if autocast and dtype != torch.float64:  # autocast leaves fp64 alone; so do we
         dtype = torch.get_autocast_dtype(device)
     return _MultiLoraLinear.apply(  # type: ignore[no-any-return]
-        x, weight, bias, lora_A, factors.lora_B, factors.scaling, factors.alpha_over_r, dtype
+        x,
+        weight,
+        bias,
+        lora_A,
+        factors.lora_B,
+        factors.scaling,
+        factors.alpha_over_r,
+        factors.scaling_function,
+        factors.scaling_constant,
+        dtype,
     )
 
 
@@ -102,11 +112,14 @@ class _MultiLoraLinear(torch.autograd.Function):
         lora_B: Tensor,
         scaling: Tensor | None,
         alpha_over_r: float,
+        function: ScalingFunction,
+        constant: float,
         dtype: torch.dtype,
     ) -> Tensor:
         rows = _as(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), dtype)  # (L, d_in)
         h = F.linear(rows, _as(lora_A, dtype))  # (L, n·r)
-        scaled_B = _as(scaled_lora_B(lora_B, scaling, alpha_over_r), dtype)  # (d_out, n·r)
+        effective = None if scaling is None else effective_scaling(scaling, function, constant)  # (n,) or (n, d_out)
+        scaled_B = _as(scaled_lora_B(lora_B, effective, alpha_over_r), dtype)  # (d_out, n·r)
         # (L, d_out); autocast casts W and b here
         y = F.linear(h, scaled_B) if weight is None else F.linear(rows, weight, bias).addmm_(h, scaled_B.t())
 
@@ -120,7 +133,8 @@ class _MultiLoraLinear(torch.autograd.Function):
             lora_B if need_x or need_A or need_scaling else None,
             scaling,
         )
-        ctx.alpha_over_r, ctx.dtype, ctx.x_shape = alpha_over_r, dtype, x.shape
+        ctx.alpha_over_r, ctx.function, ctx.constant = alpha_over_r, function, constant
+        ctx.dtype, ctx.x_shape = dtype, x.shape
         ctx.parameter_dtypes = (
             weight.dtype if weight is not None else None,
             bias.dtype if bias is not None else None,
@@ -141,12 +155,15 @@ class _MultiLoraLinear(torch.autograd.Function):
         weight_dtype, bias_dtype, A_dtype, B_dtype, scaled_B_dtype = ctx.parameter_dtypes
         dtype: torch.dtype = ctx.dtype
         alpha_over_r: float = ctx.alpha_over_r
+        function: ScalingFunction = ctx.function
+        constant: float = ctx.constant
+        effective: Any = None if scaling is None else effective_scaling(scaling, function, constant)
         g = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])  # (L, d_out)
         grad_x = grad_weight = grad_bias = grad_A = grad_B = grad_scaling = None
 
         rows: Any = None if x is None else _as(x.reshape(-1, x.shape[-1]), dtype)  # (L, d_in)
         if need_x or need_A:
-            grad_h = g @ _as(scaled_lora_B(lora_B, scaling, alpha_over_r), dtype)  # (L, n·r)
+            grad_h = g @ _as(scaled_lora_B(lora_B, effective, alpha_over_r), dtype)  # (L, n·r)
             if need_x:
                 A = _as(lora_A, dtype)
                 grad_rows = grad_h @ A if weight is None else (g @ _as(weight, dtype)).addmm_(grad_h, A)  # (L, d_in)
@@ -162,15 +179,17 @@ class _MultiLoraLinear(torch.autograd.Function):
             if not (need_scaling and lora_B.dtype == scaling.dtype):  # else the products below promote it anyway
                 grad_scaled_B = _as(grad_scaled_B, scaled_B_dtype)
             if need_B:
-                grad_B = _as(scaled_lora_B(grad_scaled_B, scaling, alpha_over_r), B_dtype)
+                grad_B = _as(scaled_lora_B(grad_scaled_B, effective, alpha_over_r), B_dtype)
             if need_scaling:
                 n, d_out = scaling.shape[0], grad_scaled_B.shape[0]
                 per_row = (grad_scaled_B * lora_B).view(d_out, n, -1).sum(-1)  # (d_out, n)
                 grad_scaling = per_row.sum(0) if scaling.dim() == 1 else per_row.t()  # (n,) or (n, d_out)
-                if alpha_over_r != 1.0:
-                    grad_scaling = grad_scaling * alpha_over_r
+                if (factor := alpha_over_r * constant) != 1.0:
+                    grad_scaling = grad_scaling * factor
+                if function == "tanh":
+                    grad_scaling = grad_scaling * (1.0 - effective.square())
                 grad_scaling = _as(grad_scaling, scaling.dtype)
-        return grad_x, grad_weight, grad_bias, grad_A, grad_B, grad_scaling, None, None
+        return grad_x, grad_weight, grad_bias, grad_A, grad_B, grad_scaling, None, None, None, None
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,9 @@
 """How an adapter's parameters start: one table. A new start is a function, a row of the table and its name.
 
-Variances as in LoRA's reference code (Kaiming with a = √5): var(A) = 1 / (3 d_in), var(B) = 1 / (3 r). The fan-in of B
-is r, one module's rank, not n·r.
+Variances of A as in LoRA's reference code (Kaiming with a = √5): var(A) = 1 / (3 d_in). B has var(B) = 1 / (3 r) in
+the paper's starts (its fan-in is r, one module's rank, not n·r), and is small in the calibrated one: Adam moves every
+number by about the learning rate a step, so a B of the usual size keeps its start for hundreds of steps at LoRA's
+rates.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multilora.tuner.factors import Factors
+from multilora.tuner.factors import Factors, ScalingFunction
 
-InitWeights = Literal["gaussian", "kaiming_uniform", "orthogonal", "lora"]  # for type checkers: the names in STARTS
+# for type checkers: the names in STARTS
+InitWeights = Literal["calibrated", "gaussian", "kaiming_uniform", "orthogonal", "lora"]
+
+SMALL = 0.002  # std of B in the calibrated start: ten steps of Adam at 2e-4
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,25 @@ class Start:
         fill: fills lora_A (n·r, d_in) and lora_B (d_out, n·r) in place, given them and r.
         zero: what is zero, so that training starts at the base model: the learned scale, or B, which the scale must
             then not be beside (of both at zero every gradient is zero).
+        function: the function of the scale that goes with it.
+        linear, tanh: the constant of the scale that goes with it, for each function.
     """
 
     help: str
     fill: Callable[[Tensor, Tensor, int], None]
     zero: Literal["scaling", "lora_B"] = "scaling"
+    function: ScalingFunction = "linear"
+    linear: float = 1.0
+    tanh: float = 1.0
+
+    def constant(self, function: ScalingFunction) -> float:
+        """The constant c that goes with this start and that function."""
+        return self.tanh if function == "tanh" else self.linear
+
+
+def _calibrated(lora_A: Tensor, lora_B: Tensor, r: int) -> None:
+    nn.init.normal_(lora_A, std=1.0 / math.sqrt(3 * lora_A.shape[1]))
+    nn.init.normal_(lora_B, std=SMALL)
 
 
 def _gaussian(lora_A: Tensor, lora_B: Tensor, r: int) -> None:
@@ -62,7 +81,14 @@ def _lora(lora_A: Tensor, lora_B: Tensor, r: int) -> None:
 
 STARTS: Mapping[InitWeights, Start] = MappingProxyType(
     {
-        "gaussian": Start("A and B Gaussian (var 1/(3 d_in), 1/(3 r)), scale zero", _gaussian),
+        "calibrated": Start(
+            f"A Gaussian (var 1/(3 d_in)), B Gaussian and small (std {SMALL}), scale zero, for LoRA's learning rates",
+            _calibrated,
+            function="tanh",
+            linear=500.0,
+            tanh=2000.0,
+        ),
+        "gaussian": Start("the paper's: A and B Gaussian (var 1/(3 d_in), 1/(3 r)), scale zero", _gaussian),
         "kaiming_uniform": Start("A and B uniform with the same variances, scale zero", _kaiming_uniform),
         "orthogonal": Start(
             "the rows of all A_i mutually orthonormal, scaled to the same variance; B Gaussian, scale zero", _orthogonal
@@ -73,9 +99,27 @@ STARTS: Mapping[InitWeights, Start] = MappingProxyType(
 HELP = (
     "How training starts. "
     + " ".join(f"{name!r}: {start.help}." for name, start in STARTS.items())
-    + " True: 'gaussian', or 'lora' where scaling='none'. False: everything random, so the adapted model differs from "
-    "the base model from the start (for tests)."
+    + " True: 'calibrated', or 'lora' where scaling='none'. False: everything random, so the adapted model differs "
+    "from the base model from the start (for tests)."
 )
+
+
+def start_of(init_weights: bool | InitWeights, scaling: str) -> InitWeights:
+    """The name of the start that `init_weights` means. False, everything random, fills A and B as the paper does."""
+    if isinstance(init_weights, str):
+        return init_weights
+    if not init_weights:
+        return "gaussian"
+    return "lora" if scaling == "none" else "calibrated"
+
+
+def scaling_defaults(
+    init_weights: bool | InitWeights, scaling: str, function: ScalingFunction | None, constant: float | None
+) -> tuple[ScalingFunction, float]:
+    """Function and constant of the scale: those given, and where None those that go with the start."""
+    start = STARTS[start_of(init_weights, scaling)]
+    function = start.function if function is None else function
+    return function, start.constant(function) if constant is None else constant
 
 
 @torch.no_grad()
@@ -90,10 +134,7 @@ def initialize(factors: Factors, r: int, init_weights: bool | InitWeights) -> No
     lora_A, lora_B, scaling = factors.lora_A, factors.lora_B, factors.scaling
     if lora_A.is_meta:
         return
-    if isinstance(init_weights, str):
-        STARTS[init_weights].fill(lora_A, lora_B, r)
-    else:
-        STARTS["lora" if init_weights and scaling is None else "gaussian"].fill(lora_A, lora_B, r)
+    STARTS[start_of(init_weights, "none" if scaling is None else "learned")].fill(lora_A, lora_B, r)
     if scaling is not None:
         if init_weights is False:
             nn.init.normal_(scaling)

@@ -11,7 +11,7 @@ from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
 
 from multilora.errors import InputError
-from multilora.tuner.factors import Factors
+from multilora.tuner.factors import Factors, ScalingFunction
 from multilora.tuner.initialization import InitWeights, initialize
 from multilora.tuner.leaf import AdapterWeight, at_hand, current_key
 from multilora.tuner.merging import ExactUnmerge, MergeableLayer
@@ -28,7 +28,16 @@ class MultiLoraLayer(MergeableLayer):
     """
 
     adapter_layer_names = ("multilora_A", "multilora_B", "multilora_scaling")
-    other_param_names = ("multilora_dropout", "r", "num_loras", "lora_alpha", "alpha_over_r", "exact_unmerge")
+    other_param_names = (
+        "multilora_dropout",
+        "r",
+        "num_loras",
+        "lora_alpha",
+        "alpha_over_r",
+        "scaling_function",
+        "scaling_constant",
+        "exact_unmerge",
+    )
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, **kwargs: Any) -> None:
         super().__init__()
@@ -44,6 +53,8 @@ class MultiLoraLayer(MergeableLayer):
         self.num_loras: dict[str, int] = {}
         self.lora_alpha: dict[str, float] = {}
         self.alpha_over_r: dict[str, float] = {}
+        self.scaling_function: dict[str, ScalingFunction] = {}
+        self.scaling_constant: dict[str, float] = {}
         self.multilora_dropout = nn.ModuleDict()
         self.multilora_A = nn.ModuleDict()
         self.multilora_B = nn.ModuleDict()
@@ -64,6 +75,8 @@ class MultiLoraLayer(MergeableLayer):
         lora_alpha: float | None = None,
         lora_dropout: float = 0.0,
         scaling: str = "vector",
+        scaling_function: ScalingFunction = "linear",
+        scaling_constant: float = 1.0,
         init_weights: bool | InitWeights = True,
         exact_unmerge: ExactUnmerge = False,
         inference_mode: bool = False,
@@ -74,6 +87,8 @@ class MultiLoraLayer(MergeableLayer):
         self.exact_unmerge[adapter_name] = exact_unmerge
         self.lora_alpha[adapter_name] = r if lora_alpha is None else lora_alpha
         self.alpha_over_r[adapter_name] = self.lora_alpha[adapter_name] / r
+        self.scaling_function[adapter_name] = scaling_function
+        self.scaling_constant[adapter_name] = scaling_constant
         self.multilora_dropout[adapter_name] = nn.Dropout(lora_dropout) if lora_dropout else nn.Identity()
         shapes = self.parameter_shapes(r, num_loras, scaling)
         for kind in self.adapter_layer_names:
@@ -99,13 +114,21 @@ class MultiLoraLayer(MergeableLayer):
     def factors(self, adapter_name: str) -> Factors:
         """The adapter of that name: its parameters themselves. Under FSDP1 and ZeRO-3 these may be empty."""
         A, B, scale = self._leaves(adapter_name)
-        return Factors(A.weight, B.weight, None if scale is None else scale.weight, self.alpha_over_r[adapter_name])
+        return self._factors(adapter_name, A.weight, B.weight, None if scale is None else scale.weight)
 
     def _factors_at_hand(self, adapter_name: str) -> Factors:
         """The adapter of that name in a forward pass: whole, whoever has divided or moved its parameters."""
         A, B, scale = self._leaves(adapter_name)
+        return self._factors(adapter_name, at_hand(A), at_hand(B), None if scale is None else at_hand(scale))
+
+    def _factors(self, adapter_name: str, lora_A: Tensor, lora_B: Tensor, scaling: Tensor | None) -> Factors:
         return Factors(
-            at_hand(A), at_hand(B), None if scale is None else at_hand(scale), self.alpha_over_r[adapter_name]
+            lora_A,
+            lora_B,
+            scaling,
+            self.alpha_over_r[adapter_name],
+            self.scaling_function[adapter_name],
+            self.scaling_constant[adapter_name],
         )
 
     def _leaves(self, adapter_name: str) -> tuple[Any, Any, Any]:

@@ -104,6 +104,8 @@ class MultiLoraModel(BaseTuner):
             "lora_alpha": peft_config.alpha_pattern.get(alpha_key, peft_config.lora_alpha),
             "lora_dropout": peft_config.lora_dropout,
             "scaling": peft_config.scaling,
+            "scaling_function": peft_config.scaling_function,
+            "scaling_constant": peft_config.scaling_constant,
             "init_weights": peft_config.init_weights,
             "exact_unmerge": peft_config.exact_unmerge,
             "inference_mode": peft_config.inference_mode,
