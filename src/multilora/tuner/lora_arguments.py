@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from peft import LoraConfig
+from peft.tuners.lora import LoraConfig
 
 from multilora.errors import InputError, nearest
 
