@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from multilora.adapter.export.peft import export_lora
     from multilora.adapter.from_lora import from_lora
     from multilora.tasks.registry import register_task
+    from multilora.tuner.optimizer import param_groups
 
 __version__ = version("multilora")
 
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "export_lora",
     "from_lora",
+    "param_groups",
     "register_task",
 ]
 
@@ -37,6 +39,7 @@ __all__ = [
 _LATER = {
     "export_lora": "multilora.adapter.export.peft",
     "from_lora": "multilora.adapter.from_lora",
+    "param_groups": "multilora.tuner.optimizer",
     "register_task": "multilora.tasks.registry",
 }
 

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from transformers import PreTrainedModel, Trainer
 
-from multilora import MultiLoraConfig
-from multilora.tuner.optimizer import optimizer_groups, scaling_parameters
+from multilora import InputError, MultiLoraConfig, param_groups
+from multilora.tuner.optimizer import scaling_parameters
 
 
 def groups_of(model: torch.nn.Module, ratio: float = 8.0) -> list[dict]:
-    decaying = Trainer.get_decay_parameter_names(None, model)  # pyright: ignore - it does not use `self`
-    return optimizer_groups(model, decaying, learning_rate=1e-3, weight_decay=0.1, scaling_lr_ratio=ratio)
+    return param_groups(model, 1e-3, weight_decay=0.1, scaling_lr_ratio=ratio)
 
 
 @pytest.mark.parametrize("scaling", ["vector", "scalar"])
@@ -51,3 +52,49 @@ def test_scales_of_a_frozen_adapter_and_other_methods_are_left_alone(
     assert scaling_parameters(get_peft_model(make_llama(), LoraConfig(target_modules="all-linear"))) == []
     (only,) = groups_of(get_peft_model(make_llama(), LoraConfig(target_modules="all-linear")))
     assert len(only["params"]) == 28
+
+
+@pytest.mark.parametrize("config", [MultiLoraConfig(r=2), LoraConfig(r=2, target_modules="all-linear")])
+def test_B_has_its_own_rate_if_asked(make_llama: Callable[..., PreTrainedModel], config: PeftConfig) -> None:
+    model = get_peft_model(make_llama(), config)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = param_groups(model, 1e-3, b_lr_ratio=16, weight_decay=0.1)
+    (of_B,) = [group for group in groups if group["lr"] == pytest.approx(1.6e-2)]
+    assert len(of_B["params"]) == 14
+    assert all("lora_B" in names[id(parameter)] for parameter in of_B["params"])
+    assert of_B["weight_decay"] == 0.1
+    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_heads_and_a_model_without_adapters_are_grouped_as_the_trainer_does(
+    make_llama: Callable[..., PreTrainedModel],
+) -> None:
+    head = get_peft_model(make_llama(), MultiLoraConfig(r=2, modules_to_save=["lm_head", "norm"]))
+    for model in (head, make_llama()):
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        decayed = set(Trainer.get_decay_parameter_names(None, model))  # pyright: ignore - it does not use `self`
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = {group["weight_decay"]: [names[id(p)] for p in group["params"]] for group in groups_of(model, 1.0)[:1]}
+        assert set(groups[0.1]) == {name for name in trained & decayed if "multilora_scaling" not in name}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": -1.0}, "lr must be a number of at least 0; got -1.0"),
+        ({"lr": "1e-4"}, "lr must be a number of at least 0; got '1e-4'"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a number of at least 0; got nan"),
+        ({"scaling_lr_ratio": 0}, "scaling_lr_ratio must be a number above 0; got 0"),
+        ({"b_lr_ratio": True}, "b_lr_ratio must be a number above 0; got True"),
+    ],
+)
+def test_numbers_out_of_range(
+    make_llama: Callable[..., PreTrainedModel], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        param_groups(make_llama(), **({"lr": 1e-3} | arguments))
+
+
+def test_a_model_in_which_nothing_is_trained_is_refused(make_llama: Callable[..., PreTrainedModel]) -> None:
+    with pytest.raises(InputError, match="no parameter of the model is trained"):
+        param_groups(make_llama().requires_grad_(False), 1e-3)

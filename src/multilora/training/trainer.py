@@ -35,7 +35,7 @@ from multilora.training.checkpoints import Checkpoints
 from multilora.training.loading import Loading
 from multilora.training.processes import Processes
 from multilora.training.sharding import load_weights, own_state, whole_state, whole_weights
-from multilora.tuner.optimizer import optimizer_groups
+from multilora.tuner.optimizer import param_groups
 
 
 class MixtureTrainer(Trainer):
@@ -110,12 +110,11 @@ class MixtureTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
             module = cast(nn.Module, self.model if model is None else model)
-            groups = optimizer_groups(
+            groups = param_groups(
                 module,
-                self.get_decay_parameter_names(module),
                 self.args.learning_rate,
-                self.args.weight_decay,
-                self._scaling_lr_ratio,
+                scaling_lr_ratio=self._scaling_lr_ratio,
+                weight_decay=self.args.weight_decay,
             )
             optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, module)  # pyright: ignore[reportArgumentType]
             self.optimizer = optimizer(groups, **options)

@@ -150,7 +150,8 @@ class _MultiLoraLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch's `ctx`
         saved: tuple[Any, ...] = ctx.saved_tensors  # None where nothing was kept
-        x, h, weight, lora_A, lora_B, scaling = saved
+        x, h, weight, lora_A, lora_B = saved[:5]
+        scaling: Any = saved[5]
         need_x, need_weight, need_bias, need_A, need_B, need_scaling, *_ = ctx.needs_input_grad
         weight_dtype, bias_dtype, A_dtype, B_dtype, scaled_B_dtype = ctx.parameter_dtypes
         dtype: torch.dtype = ctx.dtype
