@@ -20,11 +20,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import common
-from multilora.adapter.svd import factors_svd
 from multilora.bench import machine, rounds
 from multilora.storage.safetensors import write_safetensors
 from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.factors import Factors
+from multilora.tuner.svd import factors_svd
 
 PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 # What is asked for: seconds and bytes at most, times faster at least, difference of values relative to σ_1.

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from effort import examples
-from multilora.adapter.svd import factors_svd
 from multilora.spectral.findings import Findings
 from multilora.spectral.measures import (
     OF_MODULES,
@@ -35,6 +34,7 @@ from multilora.spectral.spectrum import (
     stable_rank,
 )
 from multilora.tuner.factors import Factors
+from multilora.tuner.svd import factors_svd
 
 sizes = st.integers(1, 12)
 

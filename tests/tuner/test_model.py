@@ -187,13 +187,13 @@ def test_base_with_other_sizes_is_refused(make_llama: Make, saved: Path) -> None
         PeftModel.from_pretrained(make_llama(intermediate_size=96), str(saved))
 
 
-def test_file_that_lacks_a_tensor_is_warned_of_by_peft(make_llama: Make, saved: Path) -> None:
+def test_file_that_lacks_a_tensor_is_refused(make_llama: Make, saved: Path) -> None:
     file = saved / "adapter_model.safetensors"
     tensors = load_file(file)
     missing = sorted(tensors)[0]
     del tensors[missing]
     save_file(tensors, file)
-    with pytest.warns(UserWarning, match=rf"missing adapter keys.*{missing.removesuffix('.weight')}"):
+    with pytest.raises(InputError, match=rf"1 are lacking, such as '{missing.removesuffix('.weight')}"):
         PeftModel.from_pretrained(make_llama(), str(saved))
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.file import AdapterFile, open_adapter
-from multilora.adapter.svd import truncated
 from multilora.errors import InputError
 from multilora.storage.folders import new_folder
 from multilora.storage.safetensors import all_finite, dtype_name, dtype_of, write_safetensors
+from multilora.tuner.svd import truncated
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.file import WEIGHTS_FILE, AdapterFile, open_adapter
-from multilora.adapter.svd import factors_svd, one_thread
 from multilora.base.weights import ModelWeights, check_same_matrices
 from multilora.errors import InputError
 from multilora.spectral.cache import Cache
 from multilora.spectral.dense import EXACT_UP_TO, best_device, top_svd
 from multilora.spectral.spectrum import numerical_rank
+from multilora.tuner.svd import factors_svd, one_thread
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from multilora.adapter.svd import one_thread
 from multilora.base.weights import ModelWeights
 from multilora.spectral.deltas import AdapterDelta, Decomposition, DecompositionOptions, Delta
 from multilora.spectral.dense import best_device, top_svd
@@ -21,6 +20,7 @@ from multilora.spectral.spectrum import curve_indices, decade_histogram, frobeni
 from multilora.spectral.subspace import grid_ranks, similarity_grid
 from multilora.storage.rounding import MERGE_DTYPES, merge_error
 from multilora.storage.safetensors import dtype_name
+from multilora.tuner.svd import one_thread
 
 _OWN_TOLERANCE = 1e-3  # of W's top singular values, relative to the largest
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multilora.adapter.svd import factors_svd
 from multilora.spectral.spectrum import effective_rank, numerical_rank, stable_rank
 from multilora.spectral.subspace import subspace_similarity
 from multilora.tuner.factors import Factors
+from multilora.tuner.svd import factors_svd
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

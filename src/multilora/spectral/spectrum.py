@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from multilora.adapter.svd import truncation_error
+from multilora.tuner.svd import truncation_error
 
 
 def numerical_rank(S: Tensor, shape: tuple[int, int]) -> int:

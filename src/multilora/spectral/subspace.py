@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from multilora.adapter.svd import one_thread
+from multilora.tuner.svd import one_thread
 
 
 def subspace_similarity(U1: Tensor, U2: Tensor, i: int, j: int) -> float:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import chain
 from typing import Any, cast
 
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper, get_quantization_kwargs
+from peft.utils import get_quantization_kwargs
 from peft.utils.error import NoMatchingPeftModuleError
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from multilora.errors import InputError, nearest
+from multilora.tuner.combining import Combination, add_combination
 from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.layer import MultiLoraLayer
 from multilora.tuner.leaf import check_adapter_name, current_key
 from multilora.tuner.linear import MultiLoraLinear, can_adapt
 from multilora.tuner.merging import merge_fault, shared_weights
+from multilora.tuner.mixed import adapter_names_passed
 from multilora.tuner.quantizers import prepare
+from multilora.tuner.state import (
+    check_config,
+    check_state,
+    layer_settings,
+    warn_of_overlapping_patterns,
+)
 
 # PEFT guards its own methods likewise, by name, and misses dt_proj.
 _MAMBA = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
@@ -76,6 +82,10 @@ class MultiLoraModel(BaseTuner):
                 f"target_modules {wanted!r} match no linear layer ({error}){nearest_layers([str(wanted)], names)}. "
                 "`multilora targets MODEL` lists all"
             ) from error
+        adapted = [
+            n for n, layer in model.named_modules() if isinstance(layer, MultiLoraLayer) and adapter_name in layer.r
+        ]
+        warn_of_overlapping_patterns(cast(MultiLoraConfig, self.peft_config[adapter_name]), adapted)
         _warn_of_full_rank(model, adapter_name)
 
     def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride] - PEFT pairs tuner and config
@@ -96,16 +106,8 @@ class MultiLoraModel(BaseTuner):
                 f"{type(base_layer).__qualname__}, and MultiLoRA adapts torch.nn.Linear, transformers' Conv1D and "
                 "quantised linear layers. Leave it out of target_modules, or name it in exclude_modules"
             )
-        rank_key = get_pattern_key(list(peft_config.rank_pattern), current_key)
-        alpha_key = get_pattern_key(list(peft_config.alpha_pattern), current_key)
-        arguments: dict[str, Any] = {
-            "r": peft_config.rank_pattern.get(rank_key, peft_config.r),
-            "num_loras": peft_config.num_loras,
-            "lora_alpha": peft_config.alpha_pattern.get(alpha_key, peft_config.lora_alpha),
+        arguments: dict[str, Any] = layer_settings(peft_config, current_key) | {
             "lora_dropout": peft_config.lora_dropout,
-            "scaling": peft_config.scaling,
-            "scaling_function": peft_config.scaling_function,
-            "scaling_constant": peft_config.scaling_constant,
             "init_weights": peft_config.init_weights,
             "exact_unmerge": peft_config.exact_unmerge,
             "inference_mode": peft_config.inference_mode,
@@ -153,69 +155,65 @@ class MultiLoraModel(BaseTuner):
             if not offloaded and (fault := merge_fault(module)):
                 raise InputError(f"cannot merge into {name!r}: {fault}")
 
-    # Mixed batches: one adapter name per row, at inference, as PEFT's LoRA has them --------------------------------
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "svd",
+        svd_rank: int | None = None,
+        svd_clamp: float | None = None,
+        svd_full_matrices: bool = True,
+        svd_driver: str | None = None,
+        density: float | None = None,
+        majority_sign_method: str = "total",
+    ) -> None:
+        """Add an adapter made of several, with the arguments of PEFT's LoRA; "cat" is the exact weighted sum of ΔW.
+
+        Args:
+            adapters: names of adapters.
+            weights: of each; negative ones subtract.
+            adapter_name: of the new adapter, which is inactive and without gradient.
+            combination_type: one of `multilora.tuner.combining.COMBINATIONS`, which says what each is.
+            svd_rank: rank of the kinds with "svd"; None: the adapters' largest num_loras * r.
+            svd_clamp: not available.
+            svd_full_matrices, svd_driver: without effect: the decomposition is one of the factors.
+            density: share of numbers that pruning keeps.
+            majority_sign_method: "total" or "frequency", for the kinds with "ties".
+
+        Raises:
+            InputError: an argument is out of range, or the adapters cannot be combined so. Nothing was added.
+        """
+        if svd_clamp is not None:
+            raise InputError(
+                f"svd_clamp={svd_clamp!r} is not available: the roots of the singular values stand on both sides, so a "
+                "clamp would do something else than in PEFT's LoRA. Leave it out"
+            )
+        how = Combination(combination_type, svd_rank, density, majority_sign_method)
+        add_combination(self, adapters, weights, adapter_name, how)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Generator[None]:
-        adapter_names: Sequence[str] | None = kwargs.pop("adapter_names", None)
-        if adapter_names is None:
+        with adapter_names_passed(self, kwargs.pop("adapter_names", None), kwargs.get("num_beams") or 1):
             yield
-            return
-        if self.training:
-            raise InputError("adapter_names is for inference; call model.eval() first, or leave it out")
-        layers = [module for module in self.modules() if isinstance(module, MultiLoraLayer)]
-        known = {name for layer in layers for name in layer.multilora_A} | {"__base__"}
-        unknown = sorted(set(adapter_names) - known)
-        if unknown:
-            raise InputError(
-                f"adapter_names: no such adapter(s): {', '.join(unknown)}{nearest(unknown[0], known)}; "
-                f"the model has {', '.join(sorted(known))}"
-            )
-        hook = partial(_pass_adapter_names, adapter_names=list(adapter_names), num_beams=kwargs.get("num_beams") or 1)
-        handles = [
-            module.register_forward_pre_hook(hook, with_kwargs=True)
-            for module in self.modules()
-            if isinstance(module, (MultiLoraLayer, AuxiliaryTrainingWrapper))
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    # Loading ------------------------------------------------------------------------------------------------------
+    # Loading and saving -------------------------------------------------------------------------------------------
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """PEFT ignores an adapter's tensors for which the model has no place; here they are an error.
-
-        Tensors that are lacking are left to PEFT, which warns of them: loading a part is a use of it.
-
-        Raises:
-            InputError: there are tensors of this method that no adapted layer takes.
-        """
         state_dict = {current_key(key, adapter_name): tensor for key, tensor in state_dict.items()}
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        expected = {
-            f"{name}.{kind}.{adapter_name}.weight" if name else f"{kind}.{adapter_name}.weight"
-            for name, module in model.named_modules()
-            if isinstance(module, MultiLoraLayer)
-            for kind in cls.tuner_layer_cls.adapter_layer_names
-            if adapter_name in getattr(module, kind)
-        }
-        kinds = tuple(f".{kind}.weight" for kind in cls.tuner_layer_cls.adapter_layer_names)
-        # Untranslated keys end in the kind and `.weight`; translated ones have the adapter's name between.
-        stray = sorted(key for key in remapped if key.endswith(kinds) and key not in expected)
-        if stray:
-            base = config.base_model_name_or_path
-            raise InputError(
-                f"adapter {adapter_name!r} does not fit this model, or its own adapter_config.json: {len(stray)} of "
-                f"its tensors have no place in the model, such as {stray[0]!r}"
-                + (f". It was trained on {base!r}" if base else "")
-            )
+        check_state(model, config, adapter_name, remapped)
         return remapped
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        check_config(model, cast(MultiLoraConfig, config), adapter_name)
+        return super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
 
 
 def linear_layer_names(model: nn.Module) -> list[str]:
@@ -261,12 +259,3 @@ def nearest_layers(wanted: Sequence[str], names: Sequence[str]) -> str:
         if found := nearest(word.rpartition(".")[2], endings):
             return found
     return f"; the model's linear layers end in {', '.join(map(repr, endings[:12]))}" if endings else ""
-
-
-def _pass_adapter_names(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], adapter_names: list[str], num_beams: int
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Beam search repeats each row `num_beams` times, except in an encoder; the batch's length shows which."""
-    rows = len(args[0]) if args else len(next(iter(kwargs.values())))
-    repeated = [name for name in adapter_names for _ in range(num_beams)]
-    return args, kwargs | {"adapter_names": repeated if rows == len(repeated) else adapter_names}

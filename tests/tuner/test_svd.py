@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from effort import examples
-from multilora.adapter.svd import factors_svd, one_thread, truncated, truncation_error
 from multilora.tuner.factors import Factors
+from multilora.tuner.svd import factors_svd, one_thread, truncated, truncation_error
 
 sizes = st.integers(1, 13)
 
