@@ -179,6 +179,7 @@ def test_combine_adds_nothing_to_the_ranks() -> None:
             {"adapter_name": "two"},
             r"adapter_name='two': the model has an adapter of that name; delete_adapter\('two'\)",
         ),
+        ({"adapter_name": "q_proj"}, "adapter_name 'q_proj' is also the name of a module"),
         ({"combination_type": "linaer"}, "combination_type must be one of .*got 'linaer'; nearest: 'linear'"),
         ({"combination_type": "linear"}, r"needs one total rank num_loras \* r; on .*'one' 4, 'two' 6\. Use 'cat'"),
         ({"combination_type": "ties", "density": 0.5}, r"Use 'cat' \(exact\), 'svd', or 'ties_svd'"),
