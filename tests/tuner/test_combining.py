@@ -62,7 +62,7 @@ def assert_same_deltas(ours: dict[str, Tensor], expected: dict[str, Tensor], tol
 # The exact sum ----------------------------------------------------------------------------------------------------
 
 DIFFERENT = {
-    "one": config(num_loras=3, rank_pattern={"q_proj": 1, "c_attn": 1}),
+    "one": config(num_loras=3, scaling_function="tanh", scaling_constant=2.0, rank_pattern={"q_proj": 1, "c_attn": 1}),
     "two": config(num_loras=1, scaling="scalar", lora_alpha=None),
     "three": config(scaling="none", exclude_modules=["down_proj", "c_fc"]),
 }
