@@ -15,14 +15,16 @@ from torch import Tensor
 ScalingFunction = Literal["linear", "tanh"]
 
 
-def effective_scaling(scaling: Tensor, function: ScalingFunction, constant: float) -> Tensor:
+def effective_scaling(scaling: Tensor | None, function: ScalingFunction, constant: float) -> Tensor | None:
     """f(c·s), by which a module's B is multiplied: the learned scale through its function. In the shape of `scaling`.
 
     Args:
-        scaling: (n,) or (n, d_out), the learned scale s.
+        scaling: (n,) or (n, d_out), the learned scale s; None, and so is the result, without one.
         function: f: "linear" is the paper's, f(x) = x; "tanh" stays within −1 and 1.
         constant: c.
     """
+    if scaling is None:
+        return None
     scaled = scaling if constant == 1.0 else scaling * constant
     return torch.tanh(scaled) if function == "tanh" else scaled
 
@@ -112,8 +114,6 @@ class Factors:
 
     def effective_scaling(self) -> Tensor | None:
         """f(c·s), by which each module's B is multiplied: (n,) or (n, d_out). None without a learned scale."""
-        if self.scaling is None:
-            return None
         return effective_scaling(self.scaling, self.scaling_function, self.scaling_constant)
 
     def scaled_B(self) -> Tensor:

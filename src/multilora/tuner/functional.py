@@ -118,7 +118,7 @@ class _MultiLoraLinear(torch.autograd.Function):
     ) -> Tensor:
         rows = _as(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), dtype)  # (L, d_in)
         h = F.linear(rows, _as(lora_A, dtype))  # (L, n·r)
-        effective = None if scaling is None else effective_scaling(scaling, function, constant)  # (n,) or (n, d_out)
+        effective = effective_scaling(scaling, function, constant)  # (n,) or (n, d_out)
         scaled_B = _as(scaled_lora_B(lora_B, effective, alpha_over_r), dtype)  # (d_out, n·r)
         # (L, d_out); autocast casts W and b here
         y = F.linear(h, scaled_B) if weight is None else F.linear(rows, weight, bias).addmm_(h, scaled_B.t())
@@ -150,15 +150,14 @@ class _MultiLoraLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - torch's `ctx`
         saved: tuple[Any, ...] = ctx.saved_tensors  # None where nothing was kept
-        x, h, weight, lora_A, lora_B = saved[:5]
-        scaling: Any = saved[5]
+        x, h, weight, lora_A, lora_B, scaling = saved
         need_x, need_weight, need_bias, need_A, need_B, need_scaling, *_ = ctx.needs_input_grad
         weight_dtype, bias_dtype, A_dtype, B_dtype, scaled_B_dtype = ctx.parameter_dtypes
         dtype: torch.dtype = ctx.dtype
         alpha_over_r: float = ctx.alpha_over_r
         function: ScalingFunction = ctx.function
         constant: float = ctx.constant
-        effective: Any = None if scaling is None else effective_scaling(scaling, function, constant)
+        effective: Any = effective_scaling(scaling, function, constant)
         g = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])  # (L, d_out)
         grad_x = grad_weight = grad_bias = grad_A = grad_B = grad_scaling = None
 
