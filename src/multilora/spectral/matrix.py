@@ -152,9 +152,9 @@ def _similarity(own: Decomposition, reference: Decomposition, top: int) -> dict[
 
 
 def _modules(delta: AdapterDelta, layer: str, own: Decomposition) -> tuple[Tensor | None, dict[str, Any] | None]:
-    """The learned scale; and as `module_measures`, with its distribution in each module. None for a plain LoRA."""
+    """The effective scale; and as `module_measures`, with its distribution in each module. None for a plain LoRA."""
     n = delta.adapter.layers[layer].num_loras
-    scaling = delta.adapter.factors(layer).scaling
+    scaling = delta.adapter.factors(layer).effective_scaling()
     if n == 1 and scaling is None:
         return None, None
     with one_thread():
