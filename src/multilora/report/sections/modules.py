@@ -49,8 +49,8 @@ def modules(page: PageData) -> Section:
     section.lead = (
         "A MultiLoRA adapter is n LoRA modules side by side. If they used the same directions, the grid would be "
         "bright off its diagonal and n modules would do the work of one. Bars of equal height: all modules contribute "
-        "equally. The learned scale, as it multiplies B, starts at zero; its spread shows how differently it weighs the "
-        "outputs."
+        "equally. The learned scale, as it multiplies B, starts at zero; its spread shows how differently it weighs "
+        "the outputs."
     )
     section.parts += [_overview(page, members), _figure(page, members)]
     return section
