@@ -100,7 +100,7 @@ def test_the_form_is_the_portable_one(make_llama: Make, tmp_path: Path) -> None:
     save_adapter(base, tmp_path / "a", config)
     change_config(tmp_path / "a", revision="main")
     report = export_lora(tmp_path / "a", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", CONFIG_FILE, WEIGHTS_FILE]
 
     told = read_config(tmp_path / "out")
     assert report.rank == 32  # 3 · 6 = 18, up to a multiple of 16
@@ -406,7 +406,7 @@ def test_an_empty_folder_and_missing_parents_are_fine(adapter: Path, tmp_path: P
 
 def test_a_folder_with_files_is_refused_and_then_overwritten(adapter: Path, tmp_path: Path) -> None:
     export_lora(adapter, tmp_path / "out", rank=2)
-    with pytest.raises(InputError, match=r"not empty \(it has adapter_config.json, .*--overwrite"):
+    with pytest.raises(InputError, match=r"not empty \(it has README.md, adapter_config.json, .*--overwrite"):
         export_lora(adapter, tmp_path / "out")
     export_lora(adapter, tmp_path / "out", overwrite=True)
     assert_same_deltas(tmp_path / "out", adapter, 1e-6)

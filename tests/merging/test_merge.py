@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -23,6 +25,7 @@ from merging.merging_cases import (
     save_llama,
     tensors,
 )
+from multilora.errors import InputError
 from multilora.merging import blocks
 from multilora.merging.files import InputFile
 from multilora.merging.merge import merge_adapters
@@ -154,7 +157,7 @@ def test_what_no_adapter_changes_stays_bit_for_bit(base: Path, adapter: Path, tm
     weights = {name for name in before if "safetensors" in name}
     copied = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     copied |= {"chat_template.jinja", "LICENSE"}
-    assert set(after) == weights | copied | {"merge_report.json"}
+    assert set(after) == weights | copied | {"merge_report.json", "README.md"}
     for name in copied:
         assert after[name] == before[name]
     changed = set(deltas(base, adapter))
@@ -265,3 +268,25 @@ def test_memory_holds_blocks_and_not_tensors(
     whole = tensors(tmp_path / "whole")
     for name, tensor in tensors(tmp_path / "blocks").items():
         assert torch.allclose(tensor, whole[name], atol=1e-6)
+
+
+def test_the_model_card_names_what_was_merged_and_no_place(base: Path, adapter: Path, tmp_path: Path) -> None:
+    merge_adapters(base, [adapter], tmp_path / "out", MergeOptions(weights=(0.5,)))
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.library_name == "transformers"
+    assert {"merge", "multilora"} <= set(card.data.tags)
+    assert re.search(rf"\| `{adapter.name}` \| \[MultiLoRA\]\(.*\) \| 0.5 \| \d+ \|", card.text)
+    assert str(tmp_path) not in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_changed_model_card_is_no_other_merge_and_is_not_overwritten(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    merge_adapters(base, [adapter], tmp_path / "out")
+    merge_adapters(base, [adapter], tmp_path / "out", MergeOptions(dtype="bfloat16", overwrite=True))
+    assert "all tensors in bfloat16" in (tmp_path / "out/README.md").read_text()
+    (tmp_path / "out/README.md").write_text("# Mine\n")
+    assert merge_adapters(base, [adapter], tmp_path / "out", MergeOptions(dtype="bfloat16")).complete_before
+    with pytest.raises(InputError, match=r"overwriting would lose: README\.md"):
+        merge_adapters(base, [adapter], tmp_path / "out", MergeOptions(overwrite=True))
+    assert (tmp_path / "out/README.md").read_text() == "# Mine\n"

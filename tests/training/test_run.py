@@ -94,6 +94,7 @@ def test_the_run_folder_is_complete(once: tuple[Path, RunResult]) -> None:
         "checkpoint-8",
     ]
     assert sorted(entry.name for entry in result.weights.iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
     ]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
+from adapter_files import needs_adapter_methods
 from multilora import InputError, MultiLoraConfig
 from multilora.tuner.linear import MultiLoraLinear
 from multilora.tuner.model import linear_layer_names
@@ -125,6 +126,7 @@ def test_trained_biases_are_saved_and_loaded(make_gpt2: Make, bias: str, tmp_pat
     assert torch.equal(loaded(batch).logits, model.eval()(batch).logits)
 
 
+@needs_adapter_methods
 def test_transformers_own_adapter_api(make_llama: Make, tmp_path: Path) -> None:
     source = get_peft_model(make_llama(), MultiLoraConfig(r=2, init_weights=False)).eval()
     source.save_pretrained(str(tmp_path))

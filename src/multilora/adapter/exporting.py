@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multilora.adapter.card import export_card
 from multilora.adapter.config import CONFIG_FILE
 from multilora.adapter.file import AdapterFile, open_adapter
 from multilora.errors import InputError
 from multilora.storage.folders import new_folder
+from multilora.storage.model_card import own_card, write_card
 from multilora.storage.safetensors import all_finite, dtype_name, dtype_of, write_safetensors
 from multilora.tuner.svd import truncated
 
@@ -189,9 +191,11 @@ def _write(
             scaled_B = _stored(padded(folded.lora_B, (layer.d_out, layout.rank)), dtype, name)
             yield from layout.tensors(name, lora_A, scaled_B).items()
 
-    with new_folder(out_dir, overwrite=overwrite, replaceable=(CONFIG_FILE, form.weights_file)) as folder:
+    replaceable = (CONFIG_FILE, form.weights_file, *own_card(out_dir))
+    with new_folder(out_dir, overwrite=overwrite, replaceable=replaceable) as folder:
         write_safetensors(folder / form.weights_file, shapes, dtype, tensors())
         write_json(folder / CONFIG_FILE, layout.config)
+        write_card(folder, export_card(adapter, form.title, form.loader, layout.rank, rank, dtype))
     cut, all_ = (math.hypot(*column) for column in zip(*energies, strict=True)) if energies else (0.0, 0.0)
     return ExportReport(
         out_dir=out_dir,

@@ -23,7 +23,9 @@ from multilora.adapter.exporting import (
 from multilora.adapter.file import PREFIX, WEIGHTS_FILE, open_adapter
 from multilora.errors import InputError
 from multilora.storage.folders import new_folder
+from multilora.storage.model_card import own_card, write_card
 from multilora.storage.safetensors import write_safetensors
+from multilora.tuner.card import adapter_card
 from multilora.tuner.config import Scaling
 
 
@@ -130,7 +132,9 @@ def from_lora(
             if scale_shape is not None:
                 yield f"{PREFIX}{name}.multilora_scaling.weight", torch.ones(scale_shape(layer.d_out), dtype=stored)
 
-    with new_folder(out_dir, overwrite=overwrite, replaceable=(CONFIG_FILE, WEIGHTS_FILE)) as folder:
+    replaceable = (CONFIG_FILE, WEIGHTS_FILE, *own_card(out_dir))
+    with new_folder(out_dir, overwrite=overwrite, replaceable=replaceable) as folder:
         write_safetensors(folder / WEIGHTS_FILE, shapes, stored, tensors())
         write_json(folder / CONFIG_FILE, config.to_dict())
+        write_card(folder, adapter_card(config, shapes))
     return FromLoraReport(out_dir, n, config.r, len(adapter.layers), uneven)

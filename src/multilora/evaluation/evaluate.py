@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from multilora.errors import InputError
+from multilora.evaluation.card import renew_card
 from multilora.evaluation.definitions import require_harness
 from multilora.evaluation.evaluated_model import EvaluatedModel
 from multilora.evaluation.harness import MAX_NEW_TOKENS, evaluate_tasks
@@ -120,6 +121,7 @@ def evaluate(target: str, options: EvalOptions, note: Callable[[str], None]) -> 
         )
         results = _results(subject, options, evaluation, model, time.monotonic() - began)
         _write(folder, evaluation, results)
+    renew_card(target, out, note)
     return EvalReport(out, results)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from multilora.base.weights import INDEX_FILE
 from multilora.errors import InputError
 from multilora.merging.blocks import block_workers, merge_shard
+from multilora.merging.card import merge_card
 from multilora.merging.files import os_errors_as_input_errors
 from multilora.merging.folder import MergeFolder, complete_report, files_of_report
 from multilora.merging.options import MergeOptions
@@ -19,6 +20,7 @@ from multilora.merging.plan import FORMAT, MergePlan, check_unchanged, plan_merg
 from multilora.merging.report import MergeReport
 from multilora.merging.side_files import copy_side_files, write_index
 from multilora.storage.folders import check_output, output_place, restore_replaced
+from multilora.storage.model_card import CARD_FILE, own_card, write_card
 from multilora.storage.rounding import TensorRounding
 from multilora.storage.safetensors import DTYPE_CODES, dtype_name
 from multilora.terminal import Progress, Silent
@@ -75,7 +77,7 @@ def merge_planned(
     restore_replaced(out_dir.resolve())
     if not options.overwrite and (found := complete_report(out_dir.resolve(), plan.inputs)) is not None:
         return _report(plan, out_dir, options, _rounding_of(found), 0, 0.0, 0.0, complete_before=True)
-    replaceable = files_of_report(out_dir)
+    replaceable = {*files_of_report(out_dir), *own_card(out_dir)}
     place = output_place(out_dir, overwrite=options.overwrite, replaceable=replaceable)
     for note in plan.notes:
         progress.note(note)
@@ -105,6 +107,7 @@ def merge_planned(
         check_unchanged(plan)
         with os_errors_as_input_errors(folder.path):
             _write_side_files(plan, folder.path)
+            write_card(folder.path, merge_card(plan))
         check_output(out_dir, options.overwrite, replaceable)  # others may have written meanwhile
         folder.publish(_record(plan, options, rounding, folder.path))
     return _report(plan, out_dir, options, rounding, left, seconds, rounding_seconds, complete_before=False)
@@ -165,7 +168,7 @@ def _record(plan: MergePlan, options: MergeOptions, rounding: Sequence[TensorRou
         "files": {
             str(path.relative_to(folder)): path.stat().st_size
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.name.startswith(".")
+            if path.is_file() and not path.name.startswith(".") and path.name != CARD_FILE  # people may change it
         },
         "rounding": [asdict(entry) for entry in rounding] if options.report else None,
     }

@@ -15,6 +15,7 @@ from multilora.data.encoder import PromptCompletionEncoder
 from multilora.data.limits import ModelLimits
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, Recipe
+from multilora.runs.card import write_run_card
 from multilora.runs.layout import RunLayout
 from multilora.runs.records import MetricsLine, RunResults, ValidationLine
 from multilora.storage.folders import written_aside
@@ -242,6 +243,7 @@ class _Run:
             if inputs.validation is not None:
                 validation = before_and_after(ValidationLine.read_all(folder.validation), best)
             results = results_of(recipe, tasks, counts, metrics, inputs.data.steps, processes.count, validation)
+            write_run_card(recipe, results, self.weights)
             results.write(folder.results)
             return results
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from peft.config import PeftConfig
@@ -174,6 +175,20 @@ class MultiLoraConfig(PeftConfig):
     def to_dict(self) -> dict[str, Any]:
         # Sorted, so that the same adapter gives the same adapter_config.json.
         return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write adapter_config.json, and beside it the model card: nothing else of ours is called in PEFT's saving.
+
+        Args:
+            save_directory: the adapter's folder; created if it does not exist.
+            kwargs: as PEFT has them.
+        """
+        from multilora.tuner.card import write_adapter_card
+
+        # PEFT gives this argument, and has written the tensors before; transformers, without it, writes them later.
+        has_weights = "auto_mapping_dict" in kwargs
+        super().save_pretrained(save_directory, **kwargs)
+        write_adapter_card(self, Path(save_directory), has_weights)
 
     def _check_init_against_scaling(self) -> None:
         if isinstance(self.init_weights, bool):
