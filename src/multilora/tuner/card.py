@@ -123,7 +123,7 @@ def _method(config: MultiLoraConfig, shapes: Mapping[str, Sequence[int]]) -> str
         ("rank of each module (`r`)", f"{config.r}{others}"),
         ("rank of all together", f"{config.num_loras * config.r}"),
         ("constant factor (`lora_alpha`)", "`r`, so that it is 1" if config.lora_alpha is None else config.lora_alpha),
-        ("learned scale (`scaling`)", config.scaling),
+        ("learned scale (`scaling`)", _scale(config)),
         ("dropout (`lora_dropout`)", config.lora_dropout),
     ]
     if layers := sorted({found[1] for key in shapes if (found := _LAYER.match(key))}, key=natural_order):
@@ -133,6 +133,12 @@ def _method(config: MultiLoraConfig, shapes: Mapping[str, Sequence[int]]) -> str
     if config.modules_to_save:
         rows.append(("modules trained in full", ", ".join(f"`{name}`" for name in config.modules_to_save)))
     return table(("", ""), rows)
+
+
+def _scale(config: MultiLoraConfig) -> str:
+    if config.scaling == "none":
+        return "none"
+    return f"{config.scaling}, {config.scaling_function} with the constant {config.scaling_constant:g}"
 
 
 _LAYER = re.compile(r"(.+)\.multilora_A(?:\.|$)")

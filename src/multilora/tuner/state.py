@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peft import PeftConfig
+from peft.config import PeftConfig
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
