@@ -14,6 +14,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from adapter_files import needs_adapter_methods
 from multilora import InputError, MultiLoraConfig
@@ -140,6 +141,12 @@ def test_transformers_own_adapter_api(make_llama: Make, tmp_path: Path) -> None:
     model = make_llama()
     model.add_adapter(MultiLoraConfig(r=2))
     assert torch.equal(model(batch).logits, base)
+
+
+@pytest.mark.skipif(not needs_adapter_methods.args[0], reason="they work with this PEFT (the test above)")
+def test_what_asks_for_a_later_peft_says_so(make_llama: Make) -> None:
+    with pytest.raises(ValueError, match=f"PEFT.*not compatible.*{MIN_PEFT_VERSION}"):
+        make_llama().add_adapter(MultiLoraConfig(r=2))
 
 
 def test_direct_injection(make_llama: Make) -> None:
