@@ -34,6 +34,7 @@ class MultiLoraLayer(MergeableLayer):
         "num_loras",
         "lora_alpha",
         "alpha_over_r",
+        "scaling_kind",
         "scaling_function",
         "scaling_constant",
         "exact_unmerge",
@@ -53,6 +54,7 @@ class MultiLoraLayer(MergeableLayer):
         self.num_loras: dict[str, int] = {}
         self.lora_alpha: dict[str, float] = {}
         self.alpha_over_r: dict[str, float] = {}
+        self.scaling_kind: dict[str, str] = {}  # "vector", "scalar" or "none"
         self.scaling_function: dict[str, ScalingFunction] = {}
         self.scaling_constant: dict[str, float] = {}
         self.multilora_dropout = nn.ModuleDict()
@@ -85,10 +87,8 @@ class MultiLoraLayer(MergeableLayer):
         self.r[adapter_name] = r
         self.num_loras[adapter_name] = num_loras
         self.exact_unmerge[adapter_name] = exact_unmerge
-        self.lora_alpha[adapter_name] = r if lora_alpha is None else lora_alpha
-        self.alpha_over_r[adapter_name] = self.lora_alpha[adapter_name] / r
-        self.scaling_function[adapter_name] = scaling_function
-        self.scaling_constant[adapter_name] = scaling_constant
+        self.scaling_kind[adapter_name] = scaling
+        self.set_constants(adapter_name, lora_alpha, scaling_function, scaling_constant)
         self.multilora_dropout[adapter_name] = nn.Dropout(lora_dropout) if lora_dropout else nn.Identity()
         shapes = self.parameter_shapes(r, num_loras, scaling)
         for kind in self.adapter_layer_names:
@@ -201,7 +201,25 @@ class MultiLoraLayer(MergeableLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
 
-    # The constant lora_alpha / r, as PEFT's LoRA layer lets it be changed -------------------------------------------
+    # Constants: lora_alpha / r, as PEFT's LoRA layer lets it be changed, and those of the learned scale ---------------
+
+    def set_constants(
+        self, adapter: str, lora_alpha: float | None, scaling_function: ScalingFunction, scaling_constant: float
+    ) -> None:
+        """All that decides ΔW beside the adapter's tensors, as in `MultiLoraConfig`."""
+        self.lora_alpha[adapter] = self.r[adapter] if lora_alpha is None else lora_alpha
+        self.alpha_over_r[adapter] = self.lora_alpha[adapter] / self.r[adapter]
+        self.scaling_function[adapter] = scaling_function
+        self.scaling_constant[adapter] = scaling_constant
+
+    @property
+    def scaling(self) -> dict[str, float]:
+        """`alpha_over_r`, as LoRA's layers call it; what PEFT sets there (`peft.helpers.rescale_adapter_scale`)."""
+        return self.alpha_over_r
+
+    @scaling.setter
+    def scaling(self, value: dict[str, float]) -> None:
+        self.alpha_over_r = value
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the adapter's constant to `scale` times `lora_alpha / r`. No effect where the layer lacks the adapter."""

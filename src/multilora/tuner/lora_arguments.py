@@ -90,6 +90,24 @@ class UnknownArgumentError(InputError, TypeError):
     """
 
 
+class LoraAttributeError(InputError, AttributeError):
+    """A field of LoRA's that MultiLoRA lacks was read: an `AttributeError`, so that `getattr` has its default."""
+
+
+class _Refusing:
+    """What `use_rslora` is: whoever asks whether it holds goes on as with a LoRA, such as `create_lorafa_optimizer`.
+
+    It freezes A before anything else fails, and looks at nothing of ours but this.
+    """
+
+    def __bool__(self) -> bool:
+        raise InputError(
+            "use_rslora was read from a MultiLoraConfig, by a function made for LoRA alone, which would treat "
+            "MultiLoRA as one (create_lorafa_optimizer, for example). The constant here is lora_alpha / r; for an "
+            "optimizer: multilora.param_groups, or peft.optimizers.create_loraplus_optimizer"
+        )
+
+
 _Config = TypeVar("_Config")
 
 
@@ -104,7 +122,21 @@ def takes_lora_arguments(cls: type[_Config]) -> type[_Config]:
         init(self, *args, **(own_arguments(kwargs, own) if foreign else kwargs))
 
     cls.__init__ = with_loras
+    cls.__getattr__ = _foreign_attribute  # pyright: ignore[reportAttributeAccessIssue]
     return cls
+
+
+def _foreign_attribute(config: Any, name: str) -> Any:
+    """What is read of a configuration that lacks it."""
+    loras = () if name.startswith("_") else {field.name for field in dataclasses.fields(LoraConfig)}
+    if name not in loras:
+        raise AttributeError(f"{type(config).__name__!r} object has no attribute {name!r}")
+    if name == "use_rslora":
+        return _Refusing()
+    raise LoraAttributeError(
+        f"{type(config).__name__} has no {name!r}, which is a field of LoraConfig. What reads it is made for LoRA "
+        "alone (EVA, LoftQ, Arrow, X-LoRA and other functions of PEFT's) and does not take MultiLoRA"
+    )
 
 
 def own_arguments(arguments: Mapping[str, Any], own: tuple[str, ...]) -> dict[str, Any]:

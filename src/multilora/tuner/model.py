@@ -22,6 +22,7 @@ from multilora.tuner.leaf import check_adapter_name, current_key
 from multilora.tuner.linear import MultiLoraLinear, can_adapt
 from multilora.tuner.merging import merge_fault, shared_weights
 from multilora.tuner.mixed import adapter_names_passed
+from multilora.tuner.peft_calls import change_peft_calls
 from multilora.tuner.quantizers import prepare
 from multilora.tuner.state import (
     check_config,
@@ -61,6 +62,7 @@ class MultiLoraModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         _check_name(model, adapter_name)
+        change_peft_calls()
         wanted = cast(MultiLoraConfig, self.peft_config[adapter_name]).target_modules
         names = linear_layer_names(model)
         if kwargs.get("state_dict") is None and isinstance(wanted, (set, list)):

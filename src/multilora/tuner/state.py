@@ -38,6 +38,15 @@ def layer_settings(config: MultiLoraConfig, layer: str) -> dict[str, Any]:
     }
 
 
+def adapted_layers(model: nn.Module, adapter_name: str) -> list[tuple[str, MultiLoraLayer]]:
+    """The layers that have the adapter, with their names in the base model, whatever the model is wrapped in."""
+    return [
+        (_without(name, _WRAPPERS), layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, MultiLoraLayer) and layer.has_adapter(adapter_name)
+    ]
+
+
 def warn_of_overlapping_patterns(config: MultiLoraConfig, layers: Sequence[str]) -> None:
     """Once for each table in which two patterns give a layer different values."""
     for field in ("rank_pattern", "alpha_pattern"):
@@ -95,10 +104,8 @@ def check_config(model: nn.Module, config: MultiLoraConfig, adapter_name: str) -
     Raises:
         InputError: it was changed since in a field that decides shapes or ΔW.
     """
-    for name, layer in model.named_modules():
-        if not isinstance(layer, MultiLoraLayer) or not layer.has_adapter(adapter_name):
-            continue
-        settings = layer_settings(config, _without(name, _WRAPPERS))
+    for name, layer in adapted_layers(model, adapter_name):
+        settings = layer_settings(config, name)
         r, alpha = settings["r"], settings["lora_alpha"]
         pairs = {
             "r": (layer.r[adapter_name], r),
@@ -106,7 +113,7 @@ def check_config(model: nn.Module, config: MultiLoraConfig, adapter_name: str) -
             "lora_alpha": (layer.lora_alpha[adapter_name], r if alpha is None else alpha),
             "scaling_function": (layer.scaling_function[adapter_name], settings["scaling_function"]),
             "scaling_constant": (layer.scaling_constant[adapter_name], settings["scaling_constant"]),
-            "scaling='none'": (adapter_name not in layer.multilora_scaling, settings["scaling"] == "none"),
+            "scaling": (layer.scaling_kind[adapter_name], settings["scaling"]),
         }
         for field, (own, said) in pairs.items():
             if own != said:
