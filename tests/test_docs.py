@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from multilora import MultiLoraConfig
 from places import ROOT
 
 ROWS = re.findall(r"^\| .* \| `(.+)` \| `(src/.+\.py)` \|$", (ROOT / "docs/method.md").read_text(), re.MULTILINE)
@@ -53,3 +55,20 @@ def test_readme_names_only_commands_that_exist() -> None:
     named = set(re.findall(r"`multilora (\w+)", (ROOT / "README.md").read_text()))
     assert named
     assert named <= commands
+
+
+def test_the_page_on_peft_runs(
+    make_llama: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its blocks one after the other, on a model with the adapters that they name."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"r": 8, "num_loras": 2, "init_weights": False}
+    model = get_peft_model(make_llama(), MultiLoraConfig(**settings), adapter_name="math")
+    model.add_adapter("code", MultiLoraConfig(**settings))
+    names: dict[str, Any] = {"model": model, "MultiLoraConfig": MultiLoraConfig}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/peft.md").read_text(), re.DOTALL)
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 3
+    assert model.active_adapters == ["both"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora", "multilora"]
