@@ -33,8 +33,8 @@ from multilora import InputError, MultiLoraConfig
         ({"bias": "some"}, "bias must be one of 'none', 'all', 'multilora_only'; got 'some'"),
         ({"init_weights": "lora"}, "init_weights='lora' .* needs scaling='none'; got scaling='vector'"),
         (
-            {"layers_to_transform": [0]},
-            r"layers_to_transform=\[0\] needs target_modules as a list",
+            {"layers_to_transform": [0], "target_modules": ".*q"},
+            "layers_to_transform=.0. needs target_modules",
         ),
         ({"target_modules": ["a"], "layers_pattern": "h"}, "layers_pattern='h' needs layers_to_transform as well"),
         ({"task_type": "NONSENSE"}, "Invalid task type"),

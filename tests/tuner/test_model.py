@@ -19,7 +19,7 @@ from transformers.integrations.peft import MIN_PEFT_VERSION
 from adapter_files import needs_adapter_methods
 from multilora import InputError, MultiLoraConfig
 from multilora.tuner.linear import MultiLoraLinear
-from multilora.tuner.model import linear_layer_names
+from multilora.tuner.targets import linear_layer_names
 
 Make = Callable[..., PreTrainedModel]
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
@@ -158,14 +158,14 @@ def test_direct_injection(make_llama: Make) -> None:
     assert torch.equal(model(batch).logits, base)
 
 
-@pytest.mark.parametrize("targets", ["all-linear", ["dt_proj"]])
+@pytest.mark.parametrize("targets", [["dt_proj"], ["in_proj", "out_proj"]])
 def test_mamba_s_layers_that_are_never_called_are_refused(targets: Any) -> None:
     model = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, state_size=4))
-    with pytest.raises(InputError, match=r"of a mamba model cannot be adapted.*exclude_modules=\['conv1d', 'dt_proj'"):
+    with pytest.raises(InputError, match=r"MambaMixer reads its weight and never calls it.*exclude_modules="):
         get_peft_model(model, MultiLoraConfig(r=1, target_modules=targets))
-    model = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, state_size=4))
-    excluded = ["conv1d", "dt_proj", "out_proj"]
-    adapted_model = get_peft_model(model, MultiLoraConfig(r=1, exclude_modules=excluded, init_weights=False)).eval()
+    with pytest.warns(UserWarning, match=r"leaves out 3 layers .*mixer\.dt_proj \(1\)"):
+        adapted_model = get_peft_model(model, MultiLoraConfig(r=1, init_weights=False)).eval()
+    assert adapted(adapted_model) == ["in_proj"]
     batch = torch.arange(1, 7)[None]
     logits = adapted_model(batch).logits
     adapted_model.merge_adapter()
@@ -216,7 +216,8 @@ def test_mixed_batches_refuse_unknown_adapters_and_training(make_llama: Make) ->
         model(batch, adapter_names=["defualt"])
     with pytest.raises(InputError, match=r"adapter_names is for inference; call model\.eval\(\)"):
         model.train()(batch, adapter_names=["default"])
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    hooks = [hook for module in model.base_model.model.model.modules() for hook in module._forward_pre_hooks.values()]
+    assert not hooks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -9,7 +9,7 @@ from typing import cast
 from peft.tuners.tuners_utils import _get_in_out_features
 
 from multilora.base.structure import model_structure, output_layer_name
-from multilora.tuner.model import linear_layer_names
+from multilora.tuner.targets import linear_layer_names
 
 
 @dataclass(frozen=True)

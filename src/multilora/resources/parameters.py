@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 
 from multilora.errors import InputError
 from multilora.recipe import FullMethod, LoraMethod, MultiLoraMethod
+from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.linear import can_adapt
-from multilora.tuner.model import linear_layer_names, nearest_layers
+from multilora.tuner.targets import check_target, expand_all_linear, linear_layer_names, nearest_layers
 
 Method = MultiLoraMethod | LoraMethod | FullMethod
 BYTES_TRAINED = 4  # what is trained is in fp32, and so is its file
@@ -118,11 +119,17 @@ def adapted_layers(model: nn.Module, config: PeftConfig) -> list[Adapter]:
     Raises:
         InputError: none matches, one cannot be adapted, or it is the output layer.
     """
-    matching = _maybe_include_all_linear_layers(copy.copy(config), model)
+    matching = copy.copy(config)
+    is_target: Callable[[PeftConfig, str], Any] = check_target_module_exists
+    if isinstance(matching, MultiLoraConfig):
+        expand_all_linear(matching, model)
+        is_target = check_target
+    else:
+        matching = _maybe_include_all_linear_layers(matching, model)
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     found: list[Adapter] = []
     for name, module in model.named_modules():
-        if name and check_target_module_exists(matching, name):  # what is excluded is false too
+        if name and is_target(matching, name):  # what is excluded is false too
             if module is output:
                 raise InputError(
                     f"method.target_modules match the output layer {name!r}, whose adapter the loss would not see; "

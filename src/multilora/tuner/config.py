@@ -94,7 +94,8 @@ class MultiLoraConfig(PeftConfig):
         default="all-linear",
         metadata={
             "help": "The linear layers to adapt: a list of names or name endings, a regular expression, or "
-            "'all-linear' (every linear layer but the output layer). None means 'all-linear'."
+            "'all-linear' (every linear layer but the output layer; what cannot be adapted is left out, with a "
+            "warning). None means 'all-linear'."
         },
     )
     exclude_modules: list[str] | set[str] | str | None = field(
@@ -103,7 +104,10 @@ class MultiLoraConfig(PeftConfig):
     )
     layers_to_transform: list[int] | int | None = field(
         default=None,
-        metadata={"help": "Adapt only the blocks of these indexes; needs target_modules as a list."},
+        metadata={
+            "help": "Adapt only the blocks of these indexes; with target_modules as a list, or 'all-linear', which "
+            "then becomes the list of their layers."
+        },
     )
     layers_pattern: list[str] | str | None = field(
         default=None,
@@ -214,9 +218,10 @@ class MultiLoraConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+        all_linear = isinstance(self.target_modules, str) and self.target_modules.lower() == ALL_LINEAR
+        if isinstance(self.target_modules, str) and not all_linear and self.layers_to_transform is not None:
             raise InputError(
-                f"layers_to_transform={self.layers_to_transform!r} needs target_modules as a list; "
+                f"layers_to_transform={self.layers_to_transform!r} needs target_modules as a list, or 'all-linear'; "
                 f"got the regular expression {self.target_modules!r}. List the names, or put the layers into it"
             )
         if self.layers_pattern and self.layers_to_transform is None:

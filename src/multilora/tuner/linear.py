@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -64,11 +65,32 @@ def can_adapt(base_layer: nn.Module) -> bool:
     """Whether a base layer is `nn.Linear`, transformers' `Conv1D` or a quantised linear layer that PEFT knows.
 
     `nn.MultiheadAttention` reads its output projection's weight and never calls that layer, so an adapter on it would
-    be ignored in silence: no.
+    be ignored in silence: no. Nor is a subclass of `nn.Linear` that computes something else, such as a router.
     """
     if isinstance(base_layer, NonDynamicallyQuantizableLinear):
         return False
-    if isinstance(base_layer, (nn.Linear, Conv1D)):
+    if isinstance(base_layer, (nn.Linear, Conv1D)) and type(base_layer).forward in (nn.Linear.forward, Conv1D.forward):
         return True
     backend = resolve_quantization_backend(base_layer)
-    return backend is not None and backend.layer_type == "linear"
+    if backend is not None:
+        return backend.layer_type == "linear"
+    return isinstance(base_layer, (nn.Linear, Conv1D)) and _maps_rows(base_layer)
+
+
+@torch.no_grad()
+def _maps_rows(layer: nn.Module) -> bool:
+    """Whether the layer's own forward makes (2, d_out) of (2, d_in); True where it cannot be tried here."""
+    weight = layer.weight
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.numel() or "_hf_hook" in layer.__dict__:
+        return True  # divided, packed or offloaded
+    if not weight.is_floating_point() or weight.itemsize < 2:
+        return True  # with kernels of its own, which this machine may lack
+    d_out, d_in = reversed(weight.shape) if isinstance(layer, Conv1D) else weight.shape
+    devices = [weight.device] if weight.device.type == "cuda" else []
+    forward: Any = type(layer).forward
+    try:
+        with torch.random.fork_rng(devices):  # a router may draw noise
+            output = forward(layer, torch.zeros(2, d_in, dtype=weight.dtype, device=weight.device))
+    except Exception:  # what a forward for other shapes does is its own affair
+        return False
+    return isinstance(output, Tensor) and output.shape == (2, d_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, cast
@@ -14,9 +14,19 @@ from peft.utils import get_quantization_kwargs
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import Tensor, nn
 
-from multilora.errors import InputError, nearest
+from multilora.errors import InputError
+from multilora.tuner.checks import (
+    NoMatchingModuleError,
+    keep_off_fast_paths,
+    refuse_tied,
+    refuse_unmatched,
+    skipped_layers,
+    warn_of_full_rank,
+    warn_of_heads,
+)
 from multilora.tuner.combining import Combination, add_combination
 from multilora.tuner.config import MultiLoraConfig
+from multilora.tuner.coverage import stop_watching, warn_of_unreached, watch_first_forward
 from multilora.tuner.layer import MultiLoraLayer
 from multilora.tuner.leaf import check_adapter_name, current_key
 from multilora.tuner.linear import MultiLoraLinear, can_adapt
@@ -24,24 +34,23 @@ from multilora.tuner.merging import merge_fault, shared_weights
 from multilora.tuner.mixed import adapter_names_passed
 from multilora.tuner.peft_calls import change_peft_calls
 from multilora.tuner.quantizers import prepare
+from multilora.tuner.rollback import unchanged_on_error
 from multilora.tuner.state import (
     check_config,
     check_state,
     layer_settings,
     warn_of_overlapping_patterns,
 )
-
-# PEFT guards its own methods likewise, by name, and misses dt_proj.
-_MAMBA = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
-_NEVER_CALLED_IN_MAMBA = frozenset({"conv1d", "dt_proj", "out_proj"})
-
+from multilora.tuner.targets import (
+    adaptation_fault,
+    check_target,
+    expand_all_linear,
+    linear_layer_names,
+    nearest_layers,
+)
 
 # Kinds of adapted layers: whether a base layer is of the kind, and the class that adapts it. The first that fits.
 LAYER_TYPES: tuple[tuple[Callable[[nn.Module], bool], type[MultiLoraLayer]], ...] = ((can_adapt, MultiLoraLinear),)
-
-
-class NoMatchingModuleError(InputError, NoMatchingPeftModuleError):
-    """`target_modules` match no layer that can be adapted; an `InputError` that PEFT's handlers recognise too."""
 
 
 class MultiLoraModel(BaseTuner):
@@ -61,21 +70,26 @@ class MultiLoraModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's declaration; target_modules=None means "all-linear" for every model
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's, which puts the layers in; a failure leaves the model, and the configuration, as they were.
+
+        Raises:
+            InputError: nothing matches, or something that cannot be adapted does.
+        """
+        config = cast(MultiLoraConfig, self.peft_config[adapter_name])
+        with unchanged_on_error(model, config):
+            self._inject(model, adapter_name, config, *args, **kwargs)
+
+    def _inject(self, model: nn.Module, adapter_name: str, config: MultiLoraConfig, *args: Any, **kwargs: Any) -> None:
         _check_name(model, adapter_name)
         change_peft_calls()
-        wanted = cast(MultiLoraConfig, self.peft_config[adapter_name]).target_modules
-        names = linear_layer_names(model)
+        wanted, names = config.target_modules, linear_layer_names(model)
         if kwargs.get("state_dict") is None and isinstance(wanted, (set, list)):
-            present = [name for name, _ in model.named_modules()]
-            unmatched = sorted(w for w in wanted if not any(n == w or n.endswith(f".{w}") for n in present))
-            if unmatched:
-                message = (
-                    f"target_modules {unmatched} match no module{nearest_layers(unmatched, names)}. "
-                    "`multilora targets MODEL` lists all"
-                )
-                if len(unmatched) == len(wanted):
-                    raise NoMatchingModuleError(message)
-                warnings.warn(message, stacklevel=2)
+            refuse_unmatched(wanted, model, names)
+            if not config.inference_mode:
+                warn_of_heads(wanted, model, config)
+        skipped = expand_all_linear(config, model)
+        if skipped and not config.inference_mode:
+            warnings.warn(skipped_layers(skipped), stacklevel=3)
         prepare(model)  # layers without an adapter pass gradients on to those that have one
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -87,8 +101,16 @@ class MultiLoraModel(BaseTuner):
         adapted = [
             n for n, layer in model.named_modules() if isinstance(layer, MultiLoraLayer) and adapter_name in layer.r
         ]
-        warn_of_overlapping_patterns(cast(MultiLoraConfig, self.peft_config[adapter_name]), adapted)
-        _warn_of_full_rank(model, adapter_name)
+        warn_of_overlapping_patterns(config, adapted)
+        if not config.inference_mode:
+            refuse_tied(model, adapter_name)
+            warn_of_unreached(model, config)
+            watch_first_forward(model)
+        warn_of_full_rank(model, adapter_name)
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: PeftConfig, key: str) -> Any:
+        return check_target(peft_config, key)
 
     def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride] - PEFT pairs tuner and config
         self,
@@ -102,11 +124,13 @@ class MultiLoraModel(BaseTuner):
     ) -> None:
         base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         layer_type = next((kind for accepts, kind in LAYER_TYPES if accepts(base_layer)), None)
-        if layer_type is None:
+        fault = None if peft_config.inference_mode else adaptation_fault(self.model, current_key, everywhere=True)
+        if layer_type is None or fault:
             raise InputError(
                 f"Target module {current_key!r} is not supported: it is a {type(base_layer).__module__}."
                 f"{type(base_layer).__qualname__}, and MultiLoRA adapts torch.nn.Linear, transformers' Conv1D and "
-                "quantised linear layers. Leave it out of target_modules, or name it in exclude_modules"
+                f"quantised linear layers{f' ({fault})' if fault else ''}. Leave it out of target_modules, or name it "
+                f"in exclude_modules=[{target_name!r}]"
             )
         arguments: dict[str, Any] = layer_settings(peft_config, current_key) | {
             "lora_dropout": peft_config.lora_dropout,
@@ -120,15 +144,12 @@ class MultiLoraModel(BaseTuner):
             layer = layer_type(target, adapter_name, **arguments, **get_quantization_kwargs(self.model))
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)  # an adapter added beside the active one is not trained
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                keep_off_fast_paths(self.model, parent, layer)
             self._replace_module(parent, target_name, layer, target)
 
     def _check_target_module_compatiblity(self, peft_config: PeftConfig, model: nn.Module, target_name: str) -> None:
-        model_type = getattr(getattr(model, "config", None), "model_type", None)
-        if model_type in _MAMBA and target_name in _NEVER_CALLED_IN_MAMBA:
-            raise InputError(
-                f"{target_name!r} of a {model_type} model cannot be adapted: the model reads the layer's weight and "
-                f"never calls it, so the adapter would be ignored. Set exclude_modules={sorted(_NEVER_CALLED_IN_MAMBA)}"
-            )
+        """PEFT's table of Mamba's layers goes by their names alone; ours is asked where a layer is adapted."""
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version also assigns `child.weight` to the new module, which a base layer that comes back has
@@ -156,6 +177,11 @@ class MultiLoraModel(BaseTuner):
             offloaded = weight is not None and weight.is_meta  # loaded, and looked at, when its turn comes
             if not offloaded and (fault := merge_fault(module)):
                 raise InputError(f"cannot merge into {name!r}: {fault}")
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        unloaded: Any = super()._unload_and_optionally_merge(*args, **kwargs)
+        stop_watching(self.model)
+        return unloaded
 
     def add_weighted_adapter(
         self,
@@ -218,46 +244,8 @@ class MultiLoraModel(BaseTuner):
         return super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
 
 
-def linear_layer_names(model: nn.Module) -> list[str]:
-    """Names of the modules of `model` that can be adapted, without those inside adapters."""
-    inner = [f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer) and name]
-    return [
-        name
-        for name, module in model.named_modules()
-        if can_adapt(module.get_base_layer() if isinstance(module, BaseTunerLayer) else module)
-        and not name.startswith(tuple(inner))
-    ]
-
-
 def _check_name(model: nn.Module, adapter_name: str) -> None:
     """Of an adapter that the model does not have yet."""
     if not any(isinstance(module, MultiLoraLayer) and adapter_name in module.r for module in model.modules()):
         tensors = chain(model.named_parameters(), model.named_buffers())
         check_adapter_name(adapter_name, (name for name, _ in tensors))
-
-
-def _warn_of_full_rank(model: nn.Module, adapter_name: str) -> None:
-    """Once for all layers on which the pair's rank n·r is above what ΔW can have."""
-    found = [
-        (name, layer.num_loras[adapter_name] * layer.r[adapter_name], min(layer.in_features, layer.out_features))
-        for name, layer in model.named_modules()
-        if isinstance(layer, MultiLoraLayer) and adapter_name in layer.r
-    ]
-    above = [(name, rank, limit) for name, rank, limit in found if rank > limit]
-    if above:
-        name, rank, limit = above[0]
-        more = f" (and so on {len(above) - 1} more layers)" if len(above) > 1 else ""
-        warnings.warn(
-            f"{name}: num_loras * r = {rank} is above min(d_in, d_out) = {limit}{more}: ΔW has full rank there and "
-            "the adapter costs more than W itself; a smaller r, or rank_pattern, would do",
-            stacklevel=3,
-        )
-
-
-def nearest_layers(wanted: Sequence[str], names: Sequence[str]) -> str:
-    """`"; nearest: 'q_proj'"`: the last parts of layer names spelled most like one of `wanted`."""
-    endings = sorted({name.rpartition(".")[2] for name in names})
-    for word in wanted:
-        if found := nearest(word.rpartition(".")[2], endings):
-            return found
-    return f"; the model's linear layers end in {', '.join(map(repr, endings[:12]))}" if endings else ""
