@@ -17,7 +17,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adapter_files import load, needs_adapter_methods, save_adapter, tokens
+from adapter_files import load, save_adapter, tokens
 from multilora import MultiLoraConfig
 from places import ROOT
 from tiny_run import make_model
@@ -206,7 +206,6 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "base", folder / "adapter"
 
 
-@needs_adapter_methods
 def test_transformers_and_peft_load_an_adapter(installed: Path, adapter: tuple[Path, Path]) -> None:
     base, folder = adapter
     (installed / "loaders.py").write_text(LOADERS)

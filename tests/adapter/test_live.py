@@ -10,7 +10,7 @@ import pytest
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from adapter_files import assert_same_logits, load, logits, lora_config, needs_adapter_methods, save_adapter
+from adapter_files import assert_same_logits, load, logits, lora_config, save_adapter
 from multilora import InputError, MultiLoraConfig, export_lora
 from multilora.adapter.export.mlx import MLX_WEIGHTS_FILE, export_mlx
 from multilora.adapter.file import WEIGHTS_FILE
@@ -38,7 +38,6 @@ def test_a_live_model_exports_as_its_folder_does(
     assert (tmp_path / "merged" / WEIGHTS_FILE).read_bytes() == (tmp_path / "live" / WEIGHTS_FILE).read_bytes()
 
 
-@needs_adapter_methods
 def test_a_model_that_transformers_loaded_the_adapter_into(make_llama: Make, tmp_path: Path) -> None:
     adapted = save_adapter(make_llama(), tmp_path / "saved", config())
     model = make_llama()

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import nn
 
@@ -56,8 +57,11 @@ def _name(model: Any, adapter_name: str | None) -> str:
             "folder of a saved adapter (after merge_and_unload() the adapter is gone)"
         )
     if adapter_name is None:
-        active: Any = model.active_adapters  # transformers: a method
-        names = cast(list[str], active() if callable(active) else active)
+        # By the layers: transformers has a method of that name, which asks for a later PEFT than there may be.
+        holder = (
+            model if isinstance(model, PeftModel) else next(m for m in model.modules() if isinstance(m, BaseTunerLayer))
+        )
+        names = list(holder.active_adapters)
         if len(names) != 1:
             raise InputError(
                 f"{len(names)} adapters are active ({', '.join(map(repr, names))}); say which one: adapter_name=…, one "
