@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from multilora import MultiLoraConfig
+from multilora import MultiLoraConfig, param_groups
 
 
 def main() -> None:
@@ -24,11 +24,8 @@ def main() -> None:
     model = get_peft_model(base, MultiLoraConfig(r=4, num_loras=3))
     model.print_trainable_parameters()
 
-    # The learned scale starts at zero and has no weight decay; here it also gets a larger learning rate.
-    scale = [p for name, p in model.named_parameters() if "multilora_scaling" in name]
-    factors = [p for name, p in model.named_parameters() if p.requires_grad and "multilora_scaling" not in name]
-    groups = [{"params": factors, "lr": 2e-3}, {"params": scale, "lr": 1e-2, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    # As for LoRA, but for the learned scale, which starts at zero and has no weight decay.
+    optimizer = torch.optim.AdamW(param_groups(model, 2e-3, weight_decay=0.01))
 
     batch = torch.randint(1, base.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
     model.train()

@@ -31,7 +31,7 @@ def main() -> None:
             output_dir=arguments.out,
             max_steps=10,
             per_device_train_batch_size=8,
-            learning_rate=1e-2,
+            learning_rate=2e-3,
             logging_steps=5,
             report_to="none",
             bf16=False,  # SFTConfig turns it on by default

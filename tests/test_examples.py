@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 import sys
 from collections.abc import Callable
@@ -73,7 +74,31 @@ def export_to_server(run: Run, model_folder: Path, out: Path) -> None:
     assert (out / "adapter_model.safetensors").is_file()
 
 
-CHECKS = {"with_peft.py": with_peft, "with_trl.py": with_trl, "export_to_server.py": export_to_server}
+def dpo_on_a_trained_adapter(run: Run, model_folder: Path, out: Path) -> None:
+    printed = run("dpo_on_a_trained_adapter.py", model_folder, out)
+    assert float(printed.split("first DPO loss ")[1].split()[0]) == pytest.approx(math.log(2), abs=1e-4)
+    assert isinstance(PeftConfig.from_pretrained(str(out / "dpo")), MultiLoraConfig)
+
+
+def classifier(run: Run, model_folder: Path, out: Path) -> None:
+    printed = run("classifier.py", model_folder, out)
+    assert float(printed.split("differ by ")[1].split()[0]) < 1e-5
+
+
+def qlora(run: Run, model_folder: Path, out: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need the extra `quantized`")
+    printed = run("qlora.py", model_folder, out)
+    assert "14 of 14 scales have left zero" in printed
+
+
+CHECKS = {
+    "with_peft.py": with_peft,
+    "with_trl.py": with_trl,
+    "export_to_server.py": export_to_server,
+    "dpo_on_a_trained_adapter.py": dpo_on_a_trained_adapter,
+    "classifier.py": classifier,
+    "qlora.py": qlora,
+}
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "examples").glob("*.py")))

@@ -10,7 +10,7 @@ import torch
 
 from multilora import InputError
 from multilora.tuner.config import MultiLoraConfig
-from multilora.tuner.factors import Factors
+from multilora.tuner.factors import Factors, effective_scaling
 from multilora.tuner.initialization import SMALL, STARTS, InitWeights, initialize
 
 N, R, D_IN, D_OUT = 3, 32, 512, 256
@@ -106,3 +106,18 @@ def test_bytes_of_a_seed_are_those_of_the_first_version() -> None:
     initialize(factors, 2, "gaussian")
     assert torch.equal(factors.lora_A, expected[0])
     assert torch.equal(factors.lora_B, expected[1])
+
+
+@pytest.mark.parametrize(("lr", "reached"), [(1e-6, 0.75), (5e-5, 0.999), (2e-4, 0.999)])
+def test_a_scale_that_was_cast_to_bf16_still_counts_in_the_default_start(lr: float, reached: float) -> None:
+    """TRL casts what is trained on 4-bit bases. In bf16 a number stops growing where a step is below its resolution."""
+    config = MultiLoraConfig()
+    assert config.scaling_function == "tanh"
+    assert config.scaling_constant is not None
+    scale = torch.zeros((), dtype=torch.bfloat16, requires_grad=True)
+    optimizer = torch.optim.AdamW([scale], lr=lr)
+    for _ in range(1500):
+        scale.grad = torch.tensor(-1.0, dtype=torch.bfloat16)
+        optimizer.step()
+    assert scale.item() < 700 * lr  # which is all that a linear scale would have
+    assert effective_scaling(scale.detach(), "tanh", config.scaling_constant).item() >= reached
