@@ -14,7 +14,7 @@ from multilora_cli.tables import new_console, new_table, size
 
 if TYPE_CHECKING:
     from multilora.adapter.exporting import ExportReport, Format, LayerExport
-    from multilora.base.targets import TargetGroup
+    from multilora.base.targets import Targets
 
 
 _WIDEST_GRID = 8  # columns that fit into a terminal
@@ -83,8 +83,9 @@ def _percent(error: float) -> str:
     return f"{100 * error:.2f}" if error else "0"
 
 
-def show_targets(groups: list[TargetGroup], every: bool) -> None:
-    """The groups as a table, or one name per line."""
+def show_targets(targets: Targets, every: bool) -> None:
+    """The groups as a table, and what no adapter reaches; or one name per line."""
+    groups = targets.groups
     console = new_console()
     if every:
         for group in groups:
@@ -102,6 +103,33 @@ def show_targets(groups: list[TargetGroup], every: bool) -> None:
         + (", all but the output layer" if any(group.output_layer for group in groups) else "")
         + ". A list takes endings ('q_proj', 'mlp.c_proj') or whole names (--all)."
     )
+    if targets.left_out:
+        console.print(f"It leaves out {len(targets.left_out):,} that cannot be adapted:")
+        for reason, where in _by_reason(targets.left_out):
+            console.print(f"  {escape(where)}: {escape(reason)}", soft_wrap=True)
+    if targets.unreached:
+        share = sum(each.share for each in targets.unreached)
+        console.print(f"No adapter reaches {share:.1%} of the weights, which are in parameters of no linear layer:")
+        for each in targets.unreached:
+            shape = " × ".join(map(str, each.shape))
+            console.print(f"  {escape(each.where)} ({len(each.names):,} of {shape}): {each.share:.1%}", soft_wrap=True)
+
+
+def _by_reason(left_out: dict[str, str]) -> list[tuple[str, str]]:
+    """(reason, "layers.*.router (2), …")."""
+    from multilora.tuner.targets import grouped
+
+    reasons = dict.fromkeys(left_out.values())
+    return [
+        (
+            reason,
+            ", ".join(
+                f"{where} ({len(names):,})"
+                for where, names in grouped(name for name, other in left_out.items() if other == reason).items()
+            ),
+        )
+        for reason in reasons
+    ]
 
 
 def _error_table(content: ErrorTable, rank: int) -> Table:

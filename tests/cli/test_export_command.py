@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PhimoeConfig, PhimoeForCausalLM, PreTrainedModel
 
 from adapter_files import assert_same_logits, logits, save_adapter
 from console import Run, multilora
@@ -229,7 +229,9 @@ def test_all_targets_are_what_all_linear_adapts_and_the_output_layer(run: Run, b
 
 def test_targets_of_conv1d(make_gpt2: Make, tmp_path: Path) -> None:
     make_gpt2().save_pretrained(tmp_path / "gpt2")
-    groups = {group.where: (group.ending, group.d_in, group.d_out) for group in list_targets(str(tmp_path / "gpt2"))}
+    groups = {
+        group.where: (group.ending, group.d_in, group.d_out) for group in list_targets(str(tmp_path / "gpt2")).groups
+    }
     assert groups["transformer.h.*.attn.c_proj"] == ("c_proj", 48, 48)
     assert groups["transformer.h.*.mlp.c_proj"] == ("c_proj", 192, 48)
     assert groups["lm_head"] == ("lm_head", 48, 67)
@@ -264,3 +266,19 @@ def test_a_hub_id_that_cannot_be_reached_is_bad_input(run: Run) -> None:
     code, _, err = run("targets", "nobody/no-such-model")
     assert code == 2
     assert "cannot build the model 'nobody/no-such-model'" in err
+
+
+def test_targets_lists_what_no_adapter_reaches(run: Run, tmp_path: Path) -> None:
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    mixture = PhimoeForCausalLM(PhimoeConfig(vocab_size=32, num_local_experts=4, num_key_value_heads=1, **shape))
+    mixture.save_pretrained(tmp_path / "mixture")
+    code, out, _ = run("targets", tmp_path / "mixture")
+    assert code == 0
+    experts = sum(p.numel() for name, p in mixture.named_parameters() if "experts" in name)
+    share = experts / sum(p.numel() for p in mixture.parameters())
+    assert f"No adapter reaches {share:.1%} of the weights" in out
+    assert "  model.layers.*.mlp.experts.down_proj (2 of 4 × 16 × 24): " in out
+    assert "It leaves out 2 that cannot be adapted:" in out
+    assert "  model.layers.*.mlp.router (2): a transformers.models.phimoe" in out
+    _, names, _ = run("targets", tmp_path / "mixture", "--all")
+    assert not any("router" in name or "experts" in name for name in names.split())

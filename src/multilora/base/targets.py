@@ -1,15 +1,18 @@
-"""`multilora targets`: the linear layers of a model, as `target_modules` can name them."""
+"""`multilora targets`: the layers of a model that can be adapted, as `target_modules` can name them, and the rest."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
 from peft.tuners.tuners_utils import _get_in_out_features
+from torch import nn
 
 from multilora.base.structure import model_structure, output_layer_name
-from multilora.tuner.targets import linear_layer_names
+from multilora.tuner.config import MultiLoraConfig
+from multilora.tuner.coverage import Unreached, unreached_parameters
+from multilora.tuner.targets import expand_all_linear, grouped, linear_layer_names
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,23 @@ class TargetGroup:
     output_layer: bool
 
 
-def list_targets(model: str) -> list[TargetGroup]:
-    """The linear layers of a model in the order of its modules. Its weights are not loaded.
+@dataclass(frozen=True)
+class Targets:
+    """A model's parts, as an adapter reaches them.
+
+    Attributes:
+        groups: linear layers that can be adapted, in the order of the model's modules.
+        left_out: names of linear layers that "all-linear" leaves out, and why.
+        unreached: parameters that hold matrices and are no layer's, such as the fused experts of a mixture.
+    """
+
+    groups: tuple[TargetGroup, ...]
+    left_out: dict[str, str]
+    unreached: tuple[Unreached, ...]
+
+
+def list_targets(model: str) -> Targets:
+    """What of a model can be adapted. Its weights are not loaded.
 
     Args:
         model: a folder or an id on the Hugging Face hub.
@@ -42,11 +60,18 @@ def list_targets(model: str) -> list[TargetGroup]:
         InputError: there is no such model.
     """
     structure = model_structure(model)
+    left_out = expand_all_linear(MultiLoraConfig(), structure)
+    return Targets(tuple(_groups(structure, left_out)), left_out, tuple(unreached_parameters(structure)))
+
+
+def _groups(structure: nn.Module, left_out: Collection[str]) -> list[TargetGroup]:
     output = output_layer_name(structure)
     groups: dict[tuple[str, int, int, bool], list[str]] = {}
     for name in linear_layer_names(structure):
+        if name in left_out:
+            continue
         d_in, d_out = cast(tuple[int, int], _get_in_out_features(structure.get_submodule(name)))
-        where = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name)
+        (where,) = grouped([name])
         groups.setdefault((where, d_in, d_out, name == output), []).append(name)
     return [
         TargetGroup(where.rpartition(".")[2], d_in, d_out, where, tuple(names), is_output)
