@@ -178,3 +178,28 @@ def test_blocks_left_out_at_random_are_not_named() -> None:
     model = inject_adapter_in_model(config, Dropping()).train()
     (message,) = messages(lambda: model(torch.randn(2, 4)), part=NEVER)
     assert message.startswith("1 adapted layers")
+
+
+# A scale in half precision --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "dtype", "said"),
+    [
+        ("gaussian", torch.bfloat16, 1),
+        ("gaussian", torch.float16, 1),
+        ("gaussian", torch.float32, 0),
+        (True, torch.bfloat16, 0),
+    ],
+)
+def test_a_linear_scale_in_half_precision_is_said_once(
+    make_llama: Make, start: Any, dtype: torch.dtype, said: int
+) -> None:
+    """As TRL's trainers make it: they cast what is trained on a base in 4 or 8 bits."""
+    model = get_peft_model(make_llama(), MultiLoraConfig(r=2, num_loras=2, init_weights=start)).train()
+    for name, parameter in model.named_parameters():
+        if "multilora_" in name:
+            parameter.data = parameter.data.to(dtype)
+    ids = torch.ones(1, 4, dtype=torch.long)
+    found = messages(lambda: [model(ids) for _ in range(2)], part="the learned scale of 14 layers")
+    assert len(found) == said

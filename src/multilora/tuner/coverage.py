@@ -1,4 +1,4 @@
-"""What an adapter does not reach: parameters that no adapter fits, and adapted layers that are never called."""
+"""What an adapter does not reach: parameters that no adapter fits, layers that are never called, frozen scales."""
 
 from __future__ import annotations
 
@@ -131,6 +131,7 @@ class _FirstForward:
         layers = {name: module for name, module in model.named_modules() if _is_trained(module)}
         if not layers:
             return
+        _warn_of_coarse_scales(layers)
         for layer in layers.values():
             layer.register_forward_pre_hook(_Called())
         model.register_forward_hook(_AfterFirst(layers))
@@ -169,6 +170,31 @@ def _never_called(missed: list[str], layers: Iterable[str]) -> str:
         "or an expert may wait for its input), the model only reads their weights: leave them out with "
         "exclude_modules, since merging would add to them what training never saw"
     )
+
+
+def _warn_of_coarse_scales(layers: dict[str, nn.Module]) -> None:
+    """A linear scale in half precision, as TRL makes it on quantised bases, stops after some hundred steps' worth.
+
+    A scale that counts through tanh(c·s) bears it: it is near one long before.
+    """
+    coarse = [
+        (name, leaf.weight.dtype)
+        for name, layer in layers.items()
+        if isinstance(layer, MultiLoraLayer)
+        for adapter, leaf in layer.multilora_scaling.items()
+        if layer.scaling_function[adapter] == "linear"
+        and leaf.weight.requires_grad
+        and leaf.weight.dtype in (torch.bfloat16, torch.float16)
+    ]
+    if coarse:
+        name, dtype = coarse[0]
+        warnings.warn(
+            f"the learned scale of {len(coarse)} layers, such as {name}, is in {str(dtype).removeprefix('torch.')}: it "
+            "starts at zero and stops where a step is below its resolution, at some 500 learning rates. Make the "
+            "trainer in `with multilora.base.quantization.trained_in_fp32(model)`, which keeps it in fp32, or use "
+            "scaling_function='tanh', the default, which bears it",
+            stacklevel=4,
+        )
 
 
 def _drops_layers(model: nn.Module) -> bool:
