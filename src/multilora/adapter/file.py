@@ -19,7 +19,7 @@ from multilora.adapter.config import CONFIG_FILE, AdapterConfig, read_adapter_co
 from multilora.errors import InputError, nearest
 from multilora.storage.safetensors import DTYPE_CODES, all_finite, natural_order
 from multilora.tuner.factors import Factors
-from multilora.tuner.leaf import current_key
+from multilora.tuner.keys import current_key
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."

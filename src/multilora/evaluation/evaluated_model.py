@@ -22,7 +22,7 @@ from multilora.errors import InputError
 from multilora.recipe import ModelSection, Recipe
 from multilora.recipe.file import load_recipe
 from multilora.runs.find import Adapter, Comparison, Run, find
-from multilora.tuner.leaf import current_key
+from multilora.tuner.keys import current_key
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from multilora.errors import InputError
 from multilora.training.processes import Processes
-from multilora.tuner.leaf import current_key
+from multilora.tuner.keys import current_key
 
 # Dividing ----------------------------------------------------------------------------------------------------------
 

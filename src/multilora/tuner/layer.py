@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from multilora.errors import InputError
 from multilora.tuner.factors import Factors, ScalingFunction
 from multilora.tuner.initialization import InitWeights, initialize
-from multilora.tuner.leaf import AdapterWeight, at_hand, current_key
+from multilora.tuner.keys import current_key
+from multilora.tuner.leaf import AdapterWeight, at_hand
 from multilora.tuner.merging import ExactUnmerge, MergeableLayer
 from multilora.tuner.quantizers import prepare
 

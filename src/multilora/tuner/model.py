@@ -27,8 +27,8 @@ from multilora.tuner.checks import (
 from multilora.tuner.combining import Combination, add_combination
 from multilora.tuner.config import MultiLoraConfig
 from multilora.tuner.coverage import stop_watching, warn_of_unreached, watch_first_forward
+from multilora.tuner.keys import check_adapter_name, current_key, is_wrapped, tensors_of_layers
 from multilora.tuner.layer import MultiLoraLayer
-from multilora.tuner.leaf import check_adapter_name, current_key
 from multilora.tuner.linear import MultiLoraLinear, can_adapt
 from multilora.tuner.merging import merge_fault, shared_weights
 from multilora.tuner.mixed import adapter_names_passed
@@ -238,10 +238,18 @@ class MultiLoraModel(BaseTuner):
 
     @classmethod
     def _get_adapter_state_dict(
-        cls, model: nn.Module, config: PeftConfig, adapter_name: str, *args: Any, **kwargs: Any
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        *args: Any,
+        **kwargs: Any,
     ) -> dict[str, Tensor]:
         check_config(model, cast(MultiLoraConfig, config), adapter_name)
-        return super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
+        if is_wrapped(model):  # PEFT finds none of the tensors inside what FSDP1 has wrapped, and saves an empty file
+            return tensors_of_layers(model, MultiLoraLayer, state_dict, cast(MultiLoraConfig, config).bias)
+        return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
 
 
 def _check_name(model: nn.Module, adapter_name: str) -> None:
