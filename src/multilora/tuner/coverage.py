@@ -30,7 +30,7 @@ class Unreached:
     Attributes:
         where: their name with "*" for numbers.
         names: full names.
-        shape: of each.
+        shape: of the first.
         share: of all of the model's weights, 0 … 1.
     """
 
@@ -43,26 +43,24 @@ class Unreached:
 def unreached_parameters(model: nn.Module) -> list[Unreached]:
     """Three-dimensional parameters outside convolutions, matrices of experts, and those of `nn.MultiheadAttention`."""
     total = 0
-    found: dict[tuple[str, tuple[int, ...]], int] = {}
+    found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
-    inner = [f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    adapters = tuple(f"{name}{child}." for name in inner for child in _adapter_children(model.get_submodule(name[:-1])))
+    adapters = _inside_adapters(model)
     for name, module in model.named_modules():
-        if adapters and f"{name}.".startswith(adapters):
+        if id(module) in adapters:
             continue
         for last, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            count = parameter_count(parameter)
-            total += count
+            total += parameter_count(parameter)
             if _is_unreached(module, parameter):
-                found[f"{name}.{last}" if name else last, tuple(parameter.shape)] = count
+                found[f"{name}.{last}" if name else last] = parameter
     result: list[Unreached] = []
-    for where, names in grouped(name for name, _ in found).items():
-        counts = {key: count for key, count in found.items() if key[0] in names}
-        shape = next(iter(counts))[1]
-        result.append(Unreached(where, tuple(names), shape, sum(counts.values()) / total))
+    for where, names in grouped(found).items():
+        shape = tuple(found[names[0]].shape)
+        share = sum(parameter_count(found[name]) for name in names) / total
+        result.append(Unreached(where, tuple(names), shape, share))
     return result
 
 
@@ -85,8 +83,11 @@ def warn_of_unreached(model: nn.Module, config: PeftConfig) -> None:
     )
 
 
-def _adapter_children(layer: nn.Module) -> list[str]:
-    return [name for name, _ in layer.named_children() if name != "base_layer"]
+def _inside_adapters(model: nn.Module) -> set[int]:
+    """Identities of the modules that adapters put into their layers: all but the base layers."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    children = [child for layer in layers for name, child in layer.named_children() if name != "base_layer"]
+    return {id(module) for child in children for module in child.modules()}
 
 
 def _is_unreached(module: nn.Module, parameter: nn.Parameter) -> bool:

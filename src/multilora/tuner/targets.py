@@ -55,11 +55,9 @@ _HEADS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 def linear_layer_names(model: nn.Module) -> list[str]:
     """Names of the modules of `model` that can be adapted, without those inside adapters and trained copies."""
-    inner = tuple(f"{name}." for name in _wrapper_names(model) if name)
+    inner = _inside_wrappers(model)
     return [
-        name
-        for name, module in model.named_modules()
-        if can_adapt(_base_layer(module)) and not (inner and name.startswith(inner))
+        name for name, module in model.named_modules() if id(module) not in inner and can_adapt(_base_layer(module))
     ]
 
 
@@ -75,11 +73,11 @@ def expand_all_linear(config: MultiLoraConfig, model: nn.Module) -> dict[str, st
     if not (isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR):
         return {}
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    inner = tuple(f"{name}." for name in _wrapper_names(model) if name)
+    inner = _inside_wrappers(model)
     names: list[str] = []
     skipped: dict[str, str] = {}
     for name, module in model.named_modules():
-        if not name or module is output or (inner and name.startswith(inner)) or not _in_wanted_blocks(config, name):
+        if not name or module is output or id(module) in inner or not _in_wanted_blocks(config, name):
             continue
         fault = adaptation_fault(model, name)
         if fault is None:
@@ -87,7 +85,7 @@ def expand_all_linear(config: MultiLoraConfig, model: nn.Module) -> dict[str, st
         elif fault and not _is_excluded(config, name):
             skipped[name] = fault
     names = [name for name in names if not is_trained_in_full(config, name)]
-    others = {name for name, _ in model.named_modules() if not (inner and name.startswith(inner))}.difference(names)
+    others = {name for name, module in model.named_modules() if id(module) not in inner}.difference(names)
     config.target_modules = exact_target_modules(names, others)
     config.layers_to_transform = config.layers_pattern = None  # the names say it
     return skipped
@@ -168,9 +166,10 @@ def _base_layer(module: nn.Module) -> nn.Module:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
-def _wrapper_names(model: nn.Module) -> list[str]:
-    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    return [name for name, module in model.named_modules() if isinstance(module, kinds)]
+def _inside_wrappers(model: nn.Module) -> set[int]:
+    """Identities of the modules inside adapted layers and trained copies, these themselves left out."""
+    wrappers = [module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+    return {id(inner) for wrapper in wrappers for child in wrapper.children() for inner in child.modules()}
 
 
 def _in_wanted_blocks(config: MultiLoraConfig, name: str) -> bool:
