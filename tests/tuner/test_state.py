@@ -14,10 +14,10 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from adapter_files import load, logits
+from adapter_files import change_config, load, logits
 from multilora import InputError, MultiLoraConfig
 from multilora.adapter.config import CONFIG_FILE
-from multilora.adapter.file import WEIGHTS_FILE, open_adapter
+from multilora.adapter.file import PREFIX, WEIGHTS_FILE, open_adapter
 from multilora.tuner.linear import MultiLoraLinear
 
 Make = Callable[..., PreTrainedModel]
@@ -177,6 +177,17 @@ def test_overlapping_patterns_mean_the_same_before_and_after_a_reload(
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, MultiLoraLinear)}
     layer = layers["base_model.model.model.layers.0.self_attn.q_proj"]
     assert layer.r["default"] == ranks[r".*layers\.0.*"]
+
+
+@pytest.mark.filterwarnings("ignore:.*_pattern. '")
+def test_a_file_in_another_order_is_read_as_it_is_loaded(make_llama: Make, tmp_path: Path) -> None:
+    patterns = {"v_proj": 1, ".*v_proj": 2}
+    save(get_peft_model(make_llama(), config(rank_pattern=patterns, alpha_pattern=patterns)), tmp_path)
+    change_config(tmp_path, rank_pattern=patterns, alpha_pattern=patterns)  # not in alphabetical order
+    loaded = load(make_llama(), tmp_path)
+    layers = {name.removeprefix(PREFIX): m for name, m in loaded.named_modules() if isinstance(m, MultiLoraLinear)}
+    for name, layer in open_adapter(tmp_path).layers.items():
+        assert (layer.r, layer.alpha_over_r) == (layers[name].r["default"], layers[name].alpha_over_r["default"])
 
 
 def test_patterns_of_one_value_are_not_warned_of(make_llama: Make) -> None:

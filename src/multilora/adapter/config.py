@@ -50,14 +50,18 @@ class AdapterConfig:
 
     def rank_of(self, layer: str) -> int:
         """r of one module on this layer, by the same rule as PEFT's injection."""
-        return self.config.rank_pattern.get(get_pattern_key(list(self.config.rank_pattern), layer), self.config.r)
+        return self._of_layer(self.config.rank_pattern, layer, self.config.r)
 
     def alpha_over_r_of(self, layer: str) -> float:
         """The constant on this layer: lora_alpha / r, or lora_alpha / sqrt(r)."""
         r = self.rank_of(layer)
-        pattern = get_pattern_key(list(self.config.alpha_pattern), layer)
-        alpha = self.config.alpha_pattern.get(pattern, self.config.lora_alpha)
+        alpha = self._of_layer(self.config.alpha_pattern, layer, self.config.lora_alpha)
         return float(r if alpha is None else alpha) / (math.sqrt(r) if self.use_rslora else r)
+
+    def _of_layer(self, table: Mapping[str, Any], layer: str, otherwise: Any) -> Any:
+        """By the first pattern that matches: of MultiLoRA in alphabetical order, of LoRA in the file's, as injected."""
+        patterns = sorted(table) if self.method == "multilora" else list(table)
+        return table.get(get_pattern_key(patterns, layer), otherwise)
 
 
 def read_adapter_config(file: Path) -> AdapterConfig:
