@@ -69,6 +69,21 @@ def test_an_adapter_with_missing_tensors_is_refused(
         loading(make_llama(), tmp_path, low_cpu_mem_usage)
 
 
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_an_adapter_that_is_refused_is_not_left_in_the_model(
+    make_llama: Make, tmp_path: Path, low_cpu_mem_usage: bool
+) -> None:
+    model = get_peft_model(make_llama(), config()).eval()
+    save(model, tmp_path)
+    save_file({}, tmp_path / WEIGHTS_FILE)
+    before, keys = logits(model), model.state_dict().keys()
+    with pytest.raises(InputError, match="42 are lacking"):
+        model.load_adapter(tmp_path, "second", low_cpu_mem_usage=low_cpu_mem_usage)
+    assert list(model.peft_config) == model.active_adapters == ["default"]
+    assert model.state_dict().keys() == keys
+    assert torch.equal(logits(model), before)
+
+
 def test_a_deeper_base_is_refused(make_llama: Make, tmp_path: Path) -> None:
     save(get_peft_model(make_llama(), config(target_modules=["q_proj"])), tmp_path)
     with pytest.raises(InputError, match=r"of the 9 tensors .* 3 are lacking, such as .*layers\.2\.self_attn\.q_proj"):

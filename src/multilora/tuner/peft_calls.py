@@ -1,8 +1,9 @@
 """Two calls of PEFT that give a tuning method no say: how they do right by MultiLoRA.
 
 Everything else goes through PEFT's own doors. Here PEFT itself is changed, for models with MultiLoRA adapters only,
-when the first one is made: `PeftModel.load_adapter` reads no configuration for an adapter name that is in use, so the
-new tensors would meet the old constants; `peft.helpers.rescale_adapter_scale` looks for LoRA's layers by type.
+when the first one is made. `PeftModel.load_adapter` reads no configuration for an adapter name that is in use, so the
+new tensors would meet the old constants, and it leaves an adapter that it could not load in the model.
+`peft.helpers.rescale_adapter_scale` looks for LoRA's layers by type.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ def change_peft_calls() -> None:
     @functools.wraps(original)
     def load_adapter(self: PeftModel, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         known = self.peft_config.get(adapter_name)
+        if known is None:
+            try:
+                return original(self, model_id, adapter_name, *args, **kwargs)
+            except InputError:  # of tensors that are not whole: the adapter was added before they were looked at
+                if isinstance(self.peft_config.get(adapter_name), MultiLoraConfig):
+                    self.delete_adapter(adapter_name)
+                raise
         # `from_pretrained` has just added the adapter, by the configuration that it was given if it was given one.
         fresh = sys._getframe(1).f_code is PeftModel.from_pretrained.__func__.__code__
         if fresh or not isinstance(known, MultiLoraConfig):
