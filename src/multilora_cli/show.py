@@ -104,32 +104,16 @@ def show_targets(targets: Targets, every: bool) -> None:
         + ". A list takes endings ('q_proj', 'mlp.c_proj') or whole names (--all)."
     )
     if targets.left_out:
-        console.print(f"It leaves out {len(targets.left_out):,} that cannot be adapted:")
-        for reason, where in _by_reason(targets.left_out):
-            console.print(f"  {escape(where)}: {escape(reason)}", soft_wrap=True)
+        console.print("It leaves out what cannot be adapted:")
+        for each in targets.left_out:
+            where = f"{escape(each.where)} ({len(each.names):,})"
+            console.print(f"  {where}: {escape(each.reason)}", soft_wrap=True)
     if targets.unreached:
         share = sum(each.share for each in targets.unreached)
         console.print(f"No adapter reaches {share:.1%} of the weights, which are in parameters of no linear layer:")
         for each in targets.unreached:
             shape = " × ".join(map(str, each.shape))
             console.print(f"  {escape(each.where)} ({len(each.names):,} of {shape}): {each.share:.1%}", soft_wrap=True)
-
-
-def _by_reason(left_out: dict[str, str]) -> list[tuple[str, str]]:
-    """(reason, "layers.*.router (2), …")."""
-    from multilora.tuner.targets import grouped
-
-    reasons = dict.fromkeys(left_out.values())
-    return [
-        (
-            reason,
-            ", ".join(
-                f"{where} ({len(names):,})"
-                for where, names in grouped(name for name, other in left_out.items() if other == reason).items()
-            ),
-        )
-        for reason in reasons
-    ]
 
 
 def _error_table(content: ErrorTable, rank: int) -> Table:

@@ -36,17 +36,32 @@ class TargetGroup:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Linear layers of one place in the blocks that cannot be adapted.
+
+    Attributes:
+        where: their name with "*" for numbers.
+        names: full names.
+        reason: why, as a part of a sentence.
+    """
+
+    where: str
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Targets:
     """A model's parts, as an adapter reaches them.
 
     Attributes:
         groups: linear layers that can be adapted, in the order of the model's modules.
-        left_out: names of linear layers that "all-linear" leaves out, and why.
+        left_out: linear layers that "all-linear" leaves out.
         unreached: parameters that hold matrices and are no layer's, such as the fused experts of a mixture.
     """
 
     groups: tuple[TargetGroup, ...]
-    left_out: dict[str, str]
+    left_out: tuple[LeftOut, ...]
     unreached: tuple[Unreached, ...]
 
 
@@ -60,8 +75,9 @@ def list_targets(model: str) -> Targets:
         InputError: there is no such model.
     """
     structure = model_structure(model)
-    left_out = expand_all_linear(MultiLoraConfig(), structure)
-    return Targets(tuple(_groups(structure, left_out)), left_out, tuple(unreached_parameters(structure)))
+    faults = expand_all_linear(MultiLoraConfig(), structure)
+    left_out = tuple(LeftOut(where, tuple(names), faults[names[0]]) for where, names in grouped(faults).items())
+    return Targets(tuple(_groups(structure, faults)), left_out, tuple(unreached_parameters(structure)))
 
 
 def _groups(structure: nn.Module, left_out: Collection[str]) -> list[TargetGroup]:
