@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from multilora.tuner.functional import multilora_linear, multilora_low_rank
 from multilora.tuner.layer import MultiLoraLayer
+from multilora.tuner.parallel import refuse_divided
 
 
 class MultiLoraLinear(MultiLoraLayer):
@@ -30,6 +31,7 @@ class MultiLoraLinear(MultiLoraLayer):
         return result
 
     def _added(self, x: Tensor, adapter_name: str) -> Tensor:
+        refuse_divided(self.get_base_layer())
         return multilora_low_rank(self.multilora_dropout[adapter_name](x), self._factors_at_hand(adapter_name))
 
     def get_delta_weight(self, adapter: str) -> Tensor:

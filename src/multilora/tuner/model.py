@@ -32,6 +32,7 @@ from multilora.tuner.layer import MultiLoraLayer
 from multilora.tuner.linear import MultiLoraLinear, can_adapt
 from multilora.tuner.merging import merge_fault, shared_weights
 from multilora.tuner.mixed import adapter_names_passed
+from multilora.tuner.parallel import refuse_tensor_parallel
 from multilora.tuner.peft_calls import change_peft_calls
 from multilora.tuner.quantizers import prepare
 from multilora.tuner.rollback import unchanged_on_error
@@ -123,6 +124,7 @@ class MultiLoraModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        refuse_tensor_parallel(base_layer, current_key)
         layer_type = next((kind for accepts, kind in LAYER_TYPES if accepts(base_layer)), None)
         fault = None if peft_config.inference_mode else adaptation_fault(self.model, current_key, everywhere=True)
         if layer_type is None or fault:
