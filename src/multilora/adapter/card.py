@@ -22,7 +22,8 @@ def folder_card(folder: Path) -> Card:
     read = read_adapter_config(folder / CONFIG_FILE)
     if read.method == "multilora":
         return adapter_card(
-            read.config, {name: tensor.shape for name, tensor in read_header(folder / WEIGHTS_FILE)[0].items()}
+            read.config.to_dict(),
+            {name: tensor.shape for name, tensor in read_header(folder / WEIGHTS_FILE)[0].items()},
         )
     raw = read.raw
     rows = [("rank (`r`)", raw["r"]), ("`lora_alpha`", raw["lora_alpha"]), ("dropout", raw.get("lora_dropout", 0.0))]

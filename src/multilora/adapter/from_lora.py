@@ -136,5 +136,5 @@ def from_lora(
     with new_folder(out_dir, overwrite=overwrite, replaceable=replaceable) as folder:
         write_safetensors(folder / WEIGHTS_FILE, shapes, stored, tensors())
         write_json(folder / CONFIG_FILE, config.to_dict())
-        write_card(folder, adapter_card(config, shapes))
+        write_card(folder, adapter_card(config.to_dict(), shapes))
     return FromLoraReport(out_dir, n, config.r, len(adapter.layers), uneven)

@@ -6,15 +6,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
 from multilora.storage.model_card import Card, hub_id, table, write_card
 from multilora.storage.safetensors import natural_order, read_header
-
-if TYPE_CHECKING:
-    from multilora.tuner.config import MultiLoraConfig
 
 PAPER = "https://arxiv.org/abs/2311.11501"
 
@@ -29,11 +26,11 @@ TASKS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def write_adapter_card(config: MultiLoraConfig, folder: Path, has_weights: bool) -> None:
+def write_adapter_card(values: Mapping[str, Any], folder: Path, has_weights: bool) -> None:
     """Write the card of an adapter that is being saved.
 
     Args:
-        config: its configuration.
+        values: its configuration, as `to_dict` gives it.
         folder: where it is saved.
         has_weights: its tensors are written already.
     """
@@ -41,25 +38,24 @@ def write_adapter_card(config: MultiLoraConfig, folder: Path, has_weights: bool)
     shapes = (
         {name: tensor.shape for name, tensor in read_header(file)[0].items()} if has_weights and file.is_file() else {}
     )
-    write_card(folder, adapter_card(config, shapes))
+    write_card(folder, adapter_card(values, shapes))
 
 
-def adapter_card(config: MultiLoraConfig, shapes: Mapping[str, Sequence[int]]) -> Card:
+def adapter_card(values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Card:
     """What there is to say of an adapter.
 
     Args:
-        config: its configuration.
+        values: its configuration, as `to_dict` gives it.
         shapes: of its tensors, by their names in the file; empty if unknown.
     """
-    values = config.to_dict()
     return Card(
         title=title("MultiLoRA", values),
         text=(
             f"An adapter of [MultiLoRA]({PAPER}) for [PEFT](https://github.com/huggingface/peft): on each adapted "
-            f"layer {config.num_loras} LoRA modules work in parallel, each with a learned scale."
+            f"layer {values['num_loras']} LoRA modules work in parallel, each with a learned scale."
         ),
         metadata=adapter_metadata(values, "multilora"),
-        sections=(("Loading", _loading(config, values)), ("Method", _method(config, shapes))),
+        sections=(("Loading", _loading(values)), ("Method", _method(values, shapes))),
     )
 
 
@@ -98,9 +94,9 @@ def loading_code(values: Mapping[str, Any]) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _loading(config: MultiLoraConfig, values: Mapping[str, Any]) -> str:
-    rank = config.num_loras * max([config.r, *config.rank_pattern.values()])
-    more = config.modules_to_save or config.bias != "none" or config.trainable_token_indices
+def _loading(values: Mapping[str, Any]) -> str:
+    rank = values["num_loras"] * max([values["r"], *values["rank_pattern"].values()])
+    more = values["modules_to_save"] or values["bias"] != "none" or values["trainable_token_indices"]
     without = (
         "This adapter has more than LoRA modules (trained modules, biases or tokens), so no other form of adapter "
         "holds it: where multilora is installed, `model.merge_and_unload()` gives a model that needs neither."
@@ -116,29 +112,32 @@ def _loading(config: MultiLoraConfig, values: Mapping[str, Any]) -> str:
     )
 
 
-def _method(config: MultiLoraConfig, shapes: Mapping[str, Sequence[int]]) -> str:
-    others = " (some layers have another one: `rank_pattern`)" if config.rank_pattern else ""
+def _method(values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> str:
+    others = " (some layers have another one: `rank_pattern`)" if values["rank_pattern"] else ""
     rows: list[tuple[str, object]] = [
-        ("LoRA modules per layer (`num_loras`)", config.num_loras),
-        ("rank of each module (`r`)", f"{config.r}{others}"),
-        ("rank of all together", f"{config.num_loras * config.r}"),
-        ("constant factor (`lora_alpha`)", "`r`, so that it is 1" if config.lora_alpha is None else config.lora_alpha),
-        ("learned scale (`scaling`)", _scale(config)),
-        ("dropout (`lora_dropout`)", config.lora_dropout),
+        ("LoRA modules per layer (`num_loras`)", values["num_loras"]),
+        ("rank of each module (`r`)", f"{values['r']}{others}"),
+        ("rank of all together", f"{values['num_loras'] * values['r']}"),
+        (
+            "constant factor (`lora_alpha`)",
+            "`r`, so that it is 1" if values["lora_alpha"] is None else values["lora_alpha"],
+        ),
+        ("learned scale (`scaling`)", _scale(values)),
+        ("dropout (`lora_dropout`)", values["lora_dropout"]),
     ]
     if layers := sorted({found[1] for key in shapes if (found := _LAYER.match(key))}, key=natural_order):
         kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
         rows.append(("adapted layers", f"{len(layers):,}: {', '.join(f'`{kind}`' for kind in kinds)}"))
         rows.append(("parameters in the file", f"{sum(math.prod(shape) for shape in shapes.values()):,}"))
-    if config.modules_to_save:
-        rows.append(("modules trained in full", ", ".join(f"`{name}`" for name in config.modules_to_save)))
+    if values["modules_to_save"]:
+        rows.append(("modules trained in full", ", ".join(f"`{name}`" for name in values["modules_to_save"])))
     return table(("", ""), rows)
 
 
-def _scale(config: MultiLoraConfig) -> str:
-    if config.scaling == "none":
+def _scale(values: Mapping[str, Any]) -> str:
+    if values["scaling"] == "none":
         return "none"
-    return f"{config.scaling}, {config.scaling_function} with the constant {config.scaling_constant:g}"
+    return f"{values['scaling']}, {values['scaling_function']} with the constant {values['scaling_constant']:g}"
 
 
 _LAYER = re.compile(r"(.+)\.multilora_A(?:\.|$)")

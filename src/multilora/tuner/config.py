@@ -192,7 +192,7 @@ class MultiLoraConfig(PeftConfig):
         # PEFT gives this argument, and has written the tensors before; transformers, without it, writes them later.
         has_weights = "auto_mapping_dict" in kwargs
         super().save_pretrained(save_directory, **kwargs)
-        write_adapter_card(self, Path(save_directory), has_weights)
+        write_adapter_card(self.to_dict(), Path(save_directory), has_weights)
 
     def _check_init_against_scaling(self) -> None:
         if isinstance(self.init_weights, bool):
