@@ -61,13 +61,13 @@ def adapted_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def draw_values(model: nn.Module, num_loras: int, r: int) -> dict[str, Values]:
-    """Adapter values for every adapted layer: the variances of MultiLoRA's init, scales in [0.5, 1.5), seed 0."""
+    """Adapter values for every adapted layer: the variances of MultiLoRA's init, scales in [0.25, 0.75), seed 0."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: Values(
             torch.randn(num_loras * r, layer.in_features, generator=generator) / math.sqrt(3 * layer.in_features),
             torch.randn(layer.out_features, num_loras * r, generator=generator) / math.sqrt(3 * r),
-            torch.rand(num_loras, generator=generator) + 0.5,
+            torch.rand(num_loras, generator=generator) / 2 + 0.25,
         )
         for name, layer in adapted_layers(model).items()
     }
@@ -121,7 +121,8 @@ def _ours(model: nn.Module, values: dict[str, Values], scaling: str) -> nn.Modul
         assert isinstance(layer, MultiLoraLinear)
         layer.multilora_A["default"].weight.copy_(v.A)
         layer.multilora_B["default"].weight.copy_(v.B)
-        layer.multilora_scaling["default"].weight.copy_(v.c if scaling == "scalar" else v.c.unsqueeze(1))
+        learned = torch.atanh(v.c) / layer.scaling_constant["default"]  # the default start's scale is tanh(c·s)
+        layer.multilora_scaling["default"].weight.copy_(learned if scaling == "scalar" else learned.unsqueeze(1))
     return adapted
 
 

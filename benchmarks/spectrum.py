@@ -167,7 +167,7 @@ def write_adapter(folder: Path, options: argparse.Namespace) -> int:
             A, B = _random_pair(d_out, d_in, rank, generator)
             yield f"{name}.multilora_A.weight", A
             yield f"{name}.multilora_B.weight", B
-            yield f"{name}.multilora_scaling.weight", 0.1 * torch.randn(n, d_out, generator=generator)
+            yield f"{name}.multilora_scaling.weight", 5e-5 * torch.randn(n, d_out, generator=generator)
 
     file = folder / "adapter_model.safetensors"
     write_safetensors(file, shapes, torch.float32, tensors())

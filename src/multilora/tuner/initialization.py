@@ -116,8 +116,11 @@ def start_of(init_weights: bool | InitWeights, scaling: str) -> InitWeights:
 def scaling_defaults(
     init_weights: bool | InitWeights, scaling: str, function: ScalingFunction | None, constant: float | None
 ) -> tuple[ScalingFunction, float]:
-    """Function and constant of the scale: those given, and where None those that go with the start."""
-    start = STARTS[start_of(init_weights, scaling)]
+    """Function and constant of the scale: those given, and where None those that go with the start.
+
+    False has the default start's, so that tensors saved of one fit the other.
+    """
+    start = STARTS[start_of(init_weights if isinstance(init_weights, str) else True, scaling)]
     function = start.function if function is None else function
     return function, start.constant(function) if constant is None else constant
 
@@ -137,6 +140,6 @@ def initialize(factors: Factors, r: int, init_weights: bool | InitWeights) -> No
     STARTS[start_of(init_weights, "none" if scaling is None else "learned")].fill(lora_A, lora_B, r)
     if scaling is not None:
         if init_weights is False:
-            nn.init.normal_(scaling)
+            nn.init.normal_(scaling, std=1.0 / factors.scaling_constant)
         else:
             nn.init.zeros_(scaling)

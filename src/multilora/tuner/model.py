@@ -38,6 +38,7 @@ from multilora.tuner.quantizers import prepare
 from multilora.tuner.rollback import unchanged_on_error
 from multilora.tuner.state import (
     check_config,
+    check_function_of_old_keys,
     check_state,
     layer_settings,
     warn_of_overlapping_patterns,
@@ -233,7 +234,10 @@ class MultiLoraModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        state_dict = {current_key(key, adapter_name): tensor for key, tensor in state_dict.items()}
+        current = {current_key(key, adapter_name): tensor for key, tensor in state_dict.items()}
+        if current.keys() != state_dict.keys():
+            check_function_of_old_keys(cast(MultiLoraConfig, config), adapter_name)
+        state_dict = current
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         check_state(model, config, adapter_name, remapped)
         return remapped

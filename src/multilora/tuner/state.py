@@ -98,6 +98,21 @@ def check_state(model: nn.Module, config: PeftConfig, adapter_name: str, state: 
     )
 
 
+def check_function_of_old_keys(config: MultiLoraConfig, adapter_name: str) -> None:
+    """Tensors by the names of the first version are of a linear scale with constant 1, which they cannot say.
+
+    Raises:
+        InputError: the configuration that they are loaded with is another one's.
+    """
+    if config.scaling != "none" and (config.scaling_function, config.scaling_constant) != ("linear", 1.0):
+        raise InputError(
+            f"adapter {adapter_name!r}: the tensors are from before the scale had a function, so it is linear with "
+            f"constant 1; the configuration says scaling_function={config.scaling_function!r}, "
+            f"scaling_constant={config.scaling_constant!r}. Load them with the adapter_config.json that they were saved "
+            "with, or set scaling_function='linear' and scaling_constant=1"
+        )
+
+
 def check_config(model: nn.Module, config: MultiLoraConfig, adapter_name: str) -> None:
     """The configuration that is to be saved is the one that the adapter was made with.
 
