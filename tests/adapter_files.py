@@ -54,7 +54,8 @@ def save_adapter(base: PreTrainedModel, folder: Path, config: MultiLoraConfig | 
     model = get_peft_model(base, config).eval()
     for name, parameter in model.named_parameters():
         if "multilora_scaling" in name:
-            parameter.data.add_(0.5 * parameter.data.sign())  # no scale near zero
+            constant = getattr(config, "scaling_constant", None) or 1.0
+            parameter.data.add_(0.5 / constant * parameter.data.sign())  # no scale near zero
     for module in model.modules():
         if hasattr(module, "get_delta_weight"):
             assert module.get_delta_weight("default").norm() >= 0.1 * module.get_base_layer().weight.norm()

@@ -29,7 +29,7 @@ TEXTS = ["one two three four five six", "the sum of one and two is three and so 
 
 
 # Steps far too large, so that the last weights are not the best.
-WILD: dict[str, Any] = {"learning_rate": 10.0, "warmup": 0.0, "scheduler": "constant", "max_grad_norm": None}
+WILD: dict[str, Any] = {"learning_rate": 30.0, "warmup": 0.0, "scheduler": "constant", "max_grad_norm": None}
 
 
 class Told(Silent):

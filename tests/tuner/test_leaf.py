@@ -37,7 +37,9 @@ def logits(model: nn.Module) -> Tensor:
 
 def random_adapter(base: nn.Module, **arguments: Any) -> PeftModel:
     torch.manual_seed(3)
-    return get_peft_model(base, MultiLoraConfig(r=4, init_weights=False, **arguments)).eval()
+    """With the scale of the first version, whose files had no leaves."""
+    plain = {"scaling_function": "linear", "scaling_constant": 1.0}
+    return get_peft_model(base, MultiLoraConfig(r=4, init_weights=False, **plain, **arguments)).eval()
 
 
 # Names and keys -----------------------------------------------------------------------------------------------------
@@ -270,3 +272,11 @@ def test_weights_that_are_there_only_in_the_leaf_s_call_are_used(
         results.append((y, *(p.grad for name, p in each.named_parameters() if "multilora" in name)))
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
     assert len(results[0]) == 4
+
+
+def test_tensors_from_before_the_leaves_are_not_loaded_as_a_saturating_scale_s(make_llama: Make) -> None:
+    """A state dict says nothing of its configuration, but its names say that it is of the first version."""
+    old = without_leaves(get_peft_model_state_dict(random_adapter(make_llama())))
+    model = get_peft_model(make_llama(), MultiLoraConfig(r=4))
+    with pytest.raises(InputError, match="from before the scale had a function, so it is linear with constant 1"):
+        set_peft_model_state_dict(model, old)

@@ -151,7 +151,7 @@ def test_an_adapter_named_like_a_module_is_saved_whole_or_refused(
         {"r": 4},
         {"lora_alpha": 7},
         {"scaling": "none"},
-        {"scaling_function": "tanh"},
+        {"scaling_function": "linear"},
         {"scaling_constant": 3.0},
         {"rank_pattern": {"q_proj": 1}},
         {"alpha_pattern": {r".*layers\.1.*": 1.5}},

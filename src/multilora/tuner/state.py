@@ -108,8 +108,8 @@ def check_function_of_old_keys(config: MultiLoraConfig, adapter_name: str) -> No
         raise InputError(
             f"adapter {adapter_name!r}: the tensors are from before the scale had a function, so it is linear with "
             f"constant 1; the configuration says scaling_function={config.scaling_function!r}, "
-            f"scaling_constant={config.scaling_constant!r}. Load them with the adapter_config.json that they were saved "
-            "with, or set scaling_function='linear' and scaling_constant=1"
+            f"scaling_constant={config.scaling_constant!r}. Load them with the adapter_config.json that they were "
+            "saved with, or set scaling_function='linear' and scaling_constant=1"
         )
 
 
