@@ -25,7 +25,7 @@ Made = Callable[..., PreTrainedModel]
 
 
 def formula(x: Tensor, layer: MultiLoraLinear) -> tuple[Tensor, dict[str, Tensor]]:
-    """x Wᵀ + b + alpha/r · Σ s_i ⊙ (x A_iᵀ B_iᵀ) in fp64 on the CPU, module by module, and its leaves."""
+    """x Wᵀ + b + alpha/r · Σ tanh(c·s_i) ⊙ (x A_iᵀ B_iᵀ) in fp64 on the CPU, module by module, and its leaves."""
     base: Any = layer.get_base_layer()
     named = {"x": x, "A": layer.multilora_A["default"].weight, "B": layer.multilora_B["default"].weight}
     if "default" in layer.multilora_scaling:
@@ -35,7 +35,8 @@ def formula(x: Tensor, layer: MultiLoraLinear) -> tuple[Tensor, dict[str, Tensor
     y = leaves["x"] @ W.t() + b
     for i, (A, B) in enumerate(zip(leaves["A"].chunk(N), leaves["B"].chunk(N, dim=1), strict=True)):
         of_module = leaves["x"] @ A.t() @ B.t() * (ALPHA / R)
-        y = y + (of_module * leaves["s"][i] if "s" in leaves else of_module)
+        scale = torch.tanh(layer.scaling_constant["default"] * leaves["s"][i]) if "s" in leaves else 1.0
+        y = y + of_module * scale
     return y, leaves
 
 

@@ -41,7 +41,7 @@ def test_four_bits_are_the_base_plus_the_low_rank_part(device: str, kind: str, d
     expected.backward(g)
     assert x.grad is not None
     torch.testing.assert_close(x.grad, other.grad, rtol=0, atol=1e-2 if dtype is torch.bfloat16 else 1e-5)
-    assert own.keys() == {f"multilora_{part}.default" for part in ("A", "B", "scaling")}
+    assert own.keys() == {f"multilora_{part}.default.weight" for part in ("A", "B", "scaling")}
     for name, gradient in own.items():
         assert gradient.abs().max() > 0
         torch.testing.assert_close(gradient, layer.get_parameter(name).grad, rtol=1e-4, atol=1e-4)

@@ -128,7 +128,11 @@ def test_the_form_is_mlx_lm_s(adapter: Path, base: Path, tmp_path: Path) -> None
     attention, mlp = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
     names = {*(f"self_attn.{name}" for name in attention), *(f"mlp.{name}" for name in mlp)}
     assert set(config["lora_parameters"]["keys"]) == names
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adapter_config.json", MLX_WEIGHTS_FILE]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        MLX_WEIGHTS_FILE,
+    ]
     with safe_open(tmp_path / "out" / MLX_WEIGHTS_FILE, "np") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
     assert len(shapes) == 2 * len(report.layers) == 2 * 3 * 7
