@@ -16,14 +16,18 @@ def _case(name: str, model: str, **arguments: Any) -> tuple[str, str, type[Multi
     return (f"MultiLoRA {name}", model, MultiLoraConfig, {"r": 2} | arguments)
 
 
+# Said, since PEFT's tests put init_weights=False in place of the start and load such tensors into it; tensors alone do
+# not say what function their scale has.
+_LINEAR = {"scaling_function": "linear", "scaling_constant": 1.0}
+
 TEST_CASES = [
     _case("regular expression", "MLP", target_modules="lin0"),
     _case("list", "MLP", target_modules=["lin0", "lin1"]),
     _case("scalar scaling", "MLP", target_modules=["lin0"], scaling="scalar"),
     _case("no scaling", "MLP", target_modules=["lin0", "lin1"], scaling="none", init_weights="lora"),
-    _case("kaiming_uniform", "MLP", target_modules=["lin0"], init_weights="kaiming_uniform"),
-    _case("orthogonal", "MLP", target_modules=["lin0", "lin1"], init_weights="orthogonal", num_loras=5),
-    _case("gaussian, n = 1", "MLP", target_modules=["lin1"], init_weights="gaussian", num_loras=1),
+    _case("kaiming_uniform", "MLP", target_modules=["lin0"], init_weights="kaiming_uniform", **_LINEAR),
+    _case("orthogonal", "MLP", target_modules=["lin0", "lin1"], init_weights="orthogonal", num_loras=5, **_LINEAR),
+    _case("gaussian, n = 1", "MLP", target_modules=["lin1"], init_weights="gaussian", num_loras=1, **_LINEAR),
     _case("dropout and alpha", "MLP", target_modules=["lin0"], lora_dropout=0.1, lora_alpha=4),
     _case("modules_to_save", "MLP", target_modules=["lin0"], modules_to_save=["lin1"]),
     _case("patterns", "MLP", target_modules=["lin0", "lin1"], rank_pattern={"lin0": 3}, alpha_pattern={"lin1": 8}),
