@@ -75,7 +75,7 @@ def test_a_change_of_one_letter_makes_ours_somebody_s(tmp_path: Path) -> None:
 
 def test_an_empty_form_is_replaced(tmp_path: Path) -> None:
     form = ModelCard.from_template(ModelCardData())  # as PEFT does
-    form.data["tags"], form.data["base_model"] = ["trl"], "/home/me/base"
+    form.data["tags"], form.data["base_model"] = ["trl"], str(tmp_path / "base")
     form.text = f"{form.text}\n### Framework versions\n\n- PEFT 0.21.2"
     form.save(tmp_path / CARD_FILE)
     assert write_card(tmp_path, CARD)
